@@ -1,0 +1,1 @@
+//! Doorward: the door in front of a web app.

@@ -1,1 +1,3 @@
 //! Doorward: the door in front of a web app.
+
+pub mod domain;

@@ -1,0 +1,29 @@
+//! What a provider gave us for a code, fully verified.
+
+use secrecy::SecretString;
+
+use super::Change;
+
+/// A provider's tokens. Times are Unix ms; `None` means that the provider did not say.
+#[derive(Debug, Clone)]
+pub struct Tokens {
+    pub access: Option<SecretString>,
+    pub refresh: Option<SecretString>,
+    pub id: Option<SecretString>,
+    pub access_expires_at_ms: Option<i64>,
+    pub refresh_expires_at_ms: Option<i64>,
+    /// Scopes as granted, space separated; absent means as requested (RFC 6749 5.1).
+    pub scope: Option<String>,
+}
+
+/// A verified login: the ID token's word and the tokens beside it.
+#[derive(Debug)]
+pub struct Grant {
+    pub change: Change,
+    pub tokens: Tokens,
+    /// The provider's session id (`sid`), by which its logout tokens name this session.
+    pub sid: Option<String>,
+    /// When the person last proved who they are (`auth_time`), Unix ms.
+    pub auth_time_ms: Option<i64>,
+    pub acr: Option<String>,
+}

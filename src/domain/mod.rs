@@ -1,0 +1,24 @@
+//! The nouns of the house: pure, synchronous values with their rules.
+//!
+//! Owns: what a user, a session, a login attempt, a grant and a change are, and what makes each valid.
+//! Never does: I/O, `async`, reading a clock or drawing random bytes; it imports nothing of ours.
+
+pub mod address;
+pub mod change;
+pub mod clock;
+pub mod email;
+pub mod grant;
+pub mod login;
+pub mod return_to;
+pub mod session;
+pub mod user;
+pub mod usertag;
+
+pub use change::{Change, Profile};
+pub use clock::{Clock, Random};
+pub use email::Email;
+pub use grant::{Grant, Tokens};
+pub use login::{Callback, LoginAttempt, LoginRequest, Prompt};
+pub use return_to::ReturnTo;
+pub use session::{NewSession, Session, SessionKey, SessionKind};
+pub use user::{Denial, Status, User};

@@ -17,6 +17,7 @@ pub enum Prompt {
 }
 
 impl Prompt {
+    #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         Some(match text {
             "login" => Self::Login,
@@ -28,6 +29,7 @@ impl Prompt {
         })
     }
 
+    #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Login => "login",
@@ -56,6 +58,7 @@ pub struct LoginRequest {
 
 impl LoginRequest {
     /// Whether a signed-in person wants more than to be signed in.
+    #[must_use]
     pub fn wants_a_new_login(&self) -> bool {
         self.prompt.is_some() || self.max_age.is_some() || !self.acr_values.is_empty() || self.signup
     }
@@ -117,6 +120,7 @@ impl LoginAttempt {
     }
 
     /// The eight characters that tell this attempt's cookie from its neighbours', found again from the callback's `state`.
+    #[must_use]
     pub fn tag(state: &str) -> String {
         use std::fmt::Write as _;
         Sha256::digest(state.as_bytes()).iter().take(4).fold(String::new(), |mut tag, byte| {
@@ -127,11 +131,13 @@ impl LoginAttempt {
     }
 
     /// What is recorded as used, so that the database never holds a live `state`.
+    #[must_use]
     pub fn state_hash(&self) -> Vec<u8> {
         Sha256::digest(self.state.as_bytes()).to_vec()
     }
 
     /// Neither from the future nor older than the limit.
+    #[must_use]
     pub fn is_fresh(&self, now_ms: i64, life_ms: i64) -> bool {
         const SKEW_MS: i64 = 60_000;
         self.created_at_ms <= now_ms.saturating_add(SKEW_MS)

@@ -1,3 +1,6 @@
 //! Doorward: the door in front of a web app.
 
+pub mod config;
+pub mod crypto;
 pub mod domain;
+pub mod providers;

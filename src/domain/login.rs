@@ -54,6 +54,8 @@ pub struct LoginRequest {
     pub organization: Option<String>,
     pub signup: bool,
     pub issuer: Option<String>,
+    /// The provider itself asked for this second start; a third would be a loop.
+    pub again: bool,
 }
 
 impl LoginRequest {
@@ -82,6 +84,8 @@ pub struct LoginAttempt {
     pub max_age: Option<u64>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub acr_values: Vec<String>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub again: bool,
 }
 
 impl std::fmt::Debug for LoginAttempt {
@@ -116,6 +120,7 @@ impl LoginAttempt {
             prompt: request.prompt,
             max_age: request.max_age,
             acr_values: request.acr_values.clone(),
+            again: request.again,
         }
     }
 

@@ -44,7 +44,7 @@ pub(super) static PEOPLE: [Person; 4] = [
     Person {
         name: "ada",
         given_name: "Ada",
-        family_name: "Adler",
+        family_name: "Quinn",
         role: "admin",
         groups: &["staff", "operators"],
         ..PERSON

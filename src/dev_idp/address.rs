@@ -1,4 +1,4 @@
-//! Where the development issuer may live and whom it answers: loopback alone, never through a proxy.
+//! Where the development issuer may live and whom it answers: loopback alone, no proxy between.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -13,8 +13,10 @@ use url::{Host, Url};
 use super::DevIdpError;
 
 /// The policy of every answer that is not a page with a form of its own.
-const CLOSED_POLICY: &str = "default-src 'none'; style-src 'self'; form-action 'none'; base-uri 'none'; \
-     frame-ancestors 'none'";
+const CLOSED_POLICY: &str = concat!(
+    "default-src 'none'; style-src 'self'; form-action 'none'; base-uri 'none'; ",
+    "frame-ancestors 'none'",
+);
 
 /// The parts of the issuer's URL; `url` is `origin` followed by `path`, byte for byte.
 #[derive(Debug)]

@@ -113,7 +113,7 @@ impl DevIdp {
         if entry.grant.client_id != client {
             return Err(invalid_grant("the code belongs to another client"));
         }
-        // From here on the code is spent, whatever the outcome: a wrong verifier gets no second try.
+        // From here on the code is spent, whatever the outcome: a wrong verifier has one try.
         if let Some(spent_for) = entry.spent_for.replace(grant_id.clone()) {
             memory.grants.take(&spent_for);
             return Err(invalid_grant(

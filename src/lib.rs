@@ -1,1 +1,4 @@
 //! Doorward: the door in front of a web app.
+
+pub mod cli;
+pub mod config;

@@ -141,6 +141,7 @@ impl Config {
             self.session.refresh_margin_ms.map(duration_text),
         );
         page.list("expose_claims", &self.session.expose_claims);
+        page.plain("me_keeps_alive", self.session.me_keeps_alive);
         page.head("[cache]");
         page.text("size", size_text(self.cache.size_bytes));
         page.head("[cors]");

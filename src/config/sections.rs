@@ -57,6 +57,8 @@ pub struct Session {
     pub refresh_margin_ms: Option<i64>,
     /// Names that `/auth/me` may show under `claims`.
     pub expose_claims: Vec<String>,
+    /// Whether asking `/auth/me` counts as activity; false where background tabs poll it (security.md SE-14).
+    pub me_keeps_alive: bool,
 }
 
 pub(super) fn session(mut section: Reader<'_>) -> Session {
@@ -66,6 +68,7 @@ pub(super) fn session(mut section: Reader<'_>) -> Session {
         overall_ms: section.duration_ms("overall", 24 * HOUR_MS, (SECOND_MS, longest)),
         refresh_margin_ms: section.optional_duration_ms("refresh_margin", (0, DAY_MS)),
         expose_claims: section.strings("expose_claims", &[]),
+        me_keeps_alive: section.bool("me_keeps_alive", true),
     };
     if session.idle_ms > session.overall_ms {
         let problem = format!(

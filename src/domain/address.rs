@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 /// `localhost`, `*.localhost`, 127.0.0.0/8 and `::1`: hosts that need no TLS because nothing leaves the machine (RFC 6761 6.3).
+#[must_use]
 pub fn is_loopback_host(host: &str) -> bool {
     let bare = host.strip_prefix('[').and_then(|h| h.strip_suffix(']')).unwrap_or(host);
     if let Ok(ip) = bare.parse::<IpAddr>() {
@@ -13,6 +14,7 @@ pub fn is_loopback_host(host: &str) -> bool {
 }
 
 /// Whether an address belongs to nobody on the public internet: loopback, private, link-local, shared, unspecified or multicast.
+#[must_use]
 pub fn is_private(ip: IpAddr) -> bool {
     match ip {
         IpAddr::V4(v4) => {

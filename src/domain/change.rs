@@ -45,6 +45,7 @@ pub struct Change {
 
 impl Change {
     /// The primary key the row will have.
+    #[must_use]
     pub fn user_id(&self) -> String {
         format!("{}{}", self.id_prefix, self.subject)
     }

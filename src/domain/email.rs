@@ -8,6 +8,7 @@ pub struct Email(String);
 
 impl Email {
     /// `None` when the text is not one plain address of at most 254 bytes (RFC 5321 4.5.3.1.3).
+    #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let (local, domain) = text.split_once('@')?;
         let plain = |c: char| !c.is_control() && !c.is_whitespace() && !is_invisible(c);
@@ -21,16 +22,19 @@ impl Email {
     }
 
     /// The address as the provider spelled it.
+    #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
     /// The part before the `@`.
+    #[must_use]
     pub fn local_part(&self) -> &str {
         self.0.split_once('@').map_or("", |(local, _)| local)
     }
 
     /// The domain in its ASCII form (IDNA, lower case), for exact comparison.
+    #[must_use]
     pub fn domain_ascii(&self) -> Option<String> {
         let (_, domain) = self.0.split_once('@')?;
         ascii_domain(domain)

@@ -17,6 +17,7 @@ pub enum Prompt {
 }
 
 impl Prompt {
+    #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         Some(match text {
             "login" => Self::Login,
@@ -28,6 +29,7 @@ impl Prompt {
         })
     }
 
+    #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Login => "login",
@@ -52,10 +54,13 @@ pub struct LoginRequest {
     pub organization: Option<String>,
     pub signup: bool,
     pub issuer: Option<String>,
+    /// The provider itself asked for this second start; a third would be a loop.
+    pub again: bool,
 }
 
 impl LoginRequest {
     /// Whether a signed-in person wants more than to be signed in.
+    #[must_use]
     pub fn wants_a_new_login(&self) -> bool {
         self.prompt.is_some() || self.max_age.is_some() || !self.acr_values.is_empty() || self.signup
     }
@@ -79,6 +84,8 @@ pub struct LoginAttempt {
     pub max_age: Option<u64>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub acr_values: Vec<String>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub again: bool,
 }
 
 impl std::fmt::Debug for LoginAttempt {
@@ -113,10 +120,12 @@ impl LoginAttempt {
             prompt: request.prompt,
             max_age: request.max_age,
             acr_values: request.acr_values.clone(),
+            again: request.again,
         }
     }
 
     /// The eight characters that tell this attempt's cookie from its neighbours', found again from the callback's `state`.
+    #[must_use]
     pub fn tag(state: &str) -> String {
         use std::fmt::Write as _;
         Sha256::digest(state.as_bytes()).iter().take(4).fold(String::new(), |mut tag, byte| {
@@ -127,11 +136,13 @@ impl LoginAttempt {
     }
 
     /// What is recorded as used, so that the database never holds a live `state`.
+    #[must_use]
     pub fn state_hash(&self) -> Vec<u8> {
         Sha256::digest(self.state.as_bytes()).to_vec()
     }
 
     /// Neither from the future nor older than the limit.
+    #[must_use]
     pub fn is_fresh(&self, now_ms: i64, life_ms: i64) -> bool {
         const SKEW_MS: i64 = 60_000;
         self.created_at_ms <= now_ms.saturating_add(SKEW_MS)

@@ -12,6 +12,7 @@ pub enum SessionKind {
 }
 
 impl SessionKind {
+    #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Browser => "browser",
@@ -19,6 +20,7 @@ impl SessionKind {
         }
     }
 
+    #[must_use]
     pub fn parse(text: &str) -> Self {
         if text == "api" { Self::Api } else { Self::Browser }
     }
@@ -34,6 +36,7 @@ impl SessionKey {
     }
 
     /// `None` unless the text has the one form that [`Self::draw`] makes.
+    #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let sound =
             text.len() == 43 && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_');
@@ -41,11 +44,13 @@ impl SessionKey {
     }
 
     /// What the row is found by. A plain SHA-256 suffices for 256 random bits: there is nothing to guess (ASVS 11.4.2 speaks of passwords).
+    #[must_use]
     pub fn hash(&self) -> Vec<u8> {
         Sha256::digest(self.0.as_bytes()).to_vec()
     }
 
     /// The secret itself, for the cookie alone.
+    #[must_use]
     pub fn expose(&self) -> &str {
         &self.0
     }
@@ -86,11 +91,13 @@ pub struct Session {
 
 impl Session {
     /// When the session ends for lack of use, unless the overall limit comes first.
+    #[must_use]
     pub fn idle_expires_at_ms(&self, idle_ms: i64) -> i64 {
         self.last_active_at_ms.saturating_add(idle_ms).min(self.expires_at_ms)
     }
 
     /// Neither ended, nor over its overall limit, nor idle for too long.
+    #[must_use]
     pub fn is_alive(&self, now_ms: i64, idle_ms: i64) -> bool {
         self.revoked_at_ms.is_none() && now_ms < self.idle_expires_at_ms(idle_ms)
     }

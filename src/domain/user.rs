@@ -11,6 +11,7 @@ pub enum Status {
 
 impl Status {
     /// As stored and shown.
+    #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Active => "active",
@@ -19,6 +20,7 @@ impl Status {
     }
 
     /// Anything unknown is read as suspended: an unreadable word must not let anybody in.
+    #[must_use]
     pub fn parse(text: &str) -> Self {
         if text == "active" { Self::Active } else { Self::Suspended }
     }
@@ -69,6 +71,7 @@ pub struct User {
 
 impl User {
     /// Both kinds of roles, each once, sorted.
+    #[must_use]
     pub fn effective_roles(&self) -> Vec<String> {
         let mut roles: Vec<String> = self.roles.iter().chain(&self.local_roles).cloned().collect();
         roles.sort_unstable();

@@ -6,6 +6,7 @@ const MIN: usize = 3;
 const MAX: usize = 24;
 
 /// The tag a new user would like: local part of the e-mail, else username, else subject.
+#[must_use]
 pub fn wish(change: &Change) -> String {
     let local = change.profile.email.as_ref().map(|email| email.local_part().to_owned());
     let source = local.or_else(|| change.profile.username.clone()).unwrap_or_else(|| change.subject.clone());
@@ -13,6 +14,7 @@ pub fn wish(change: &Change) -> String {
 }
 
 /// The `n`th try after collisions: `ada`, `ada-2`, `ada-3` …, still at most 24 characters.
+#[must_use]
 pub fn nth(wish: &str, n: u32) -> String {
     if n < 2 {
         return wish.to_owned();

@@ -1,0 +1,122 @@
+//! The furniture that every flow may use. It does nothing by itself, and there is one of it: no statics anywhere.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+
+use crate::config::Config;
+use crate::crypto::seal::KeyRing;
+use crate::domain::return_to::ReturnRules;
+use crate::domain::{Clock, Random};
+use crate::providers::{self, Provider};
+use crate::store::Store;
+use crate::telemetry::Metrics;
+
+/// Everything a flow needs, shared by all workers.
+pub struct App {
+    setup: ArcSwap<Setup>,
+    pub store: Store,
+    pub clock: Arc<dyn Clock>,
+    pub random: Arc<dyn Random>,
+    pub metrics: Metrics,
+}
+
+/// What a reload replaces, all of it at once.
+pub struct Setup {
+    pub config: Config,
+    pub ring: KeyRing,
+    pub return_rules: ReturnRules,
+    providers: Vec<Arc<dyn Provider>>,
+}
+
+impl Setup {
+    /// Opens every provider of a checked configuration.
+    ///
+    /// # Errors
+    /// One sentence for each provider that cannot be opened.
+    pub fn build(config: Config, ring: KeyRing, clock: &Arc<dyn Clock>, random: &Arc<dyn Random>) -> Result<Self, Vec<String>> {
+        let mut opened = Vec::new();
+        let mut faults = Vec::new();
+        for provider in &config.providers {
+            match providers::open(provider, Arc::clone(clock), Arc::clone(random)) {
+                Ok(provider) => opened.push(provider),
+                Err(problem) => faults.push(format!("provider.{}: {problem}", provider.id)),
+            }
+        }
+        if !faults.is_empty() {
+            return Err(faults);
+        }
+        let return_rules = ReturnRules {
+            public_url: config.server.public_url.clone(),
+            auth_prefix: config.server.auth_prefix.clone(),
+            origins: config.cors.origins.iter().filter_map(|origin| url::Url::parse(origin).ok()).map(|url| url.origin()).collect(),
+        };
+        Ok(Self { config, ring, return_rules, providers: opened })
+    }
+
+    pub fn provider(&self, id: &str) -> Option<&Arc<dyn Provider>> {
+        self.providers.iter().find(|provider| provider.config().id == id)
+    }
+
+    /// In the order of the configuration.
+    pub fn providers(&self) -> &[Arc<dyn Provider>] {
+        &self.providers
+    }
+
+    /// A path under our own prefix, as an absolute URL of the public origin.
+    pub fn own_url(&self, path: &str) -> url::Url {
+        let mut url = self.config.server.public_url.clone();
+        url.set_path(&format!("{}{path}", self.config.server.auth_prefix));
+        url
+    }
+
+    /// Labels by provider id, for pages.
+    pub fn labels(&self) -> BTreeMap<&str, &str> {
+        self.config.providers.iter().map(|provider| (provider.id.as_str(), provider.label.as_str())).collect()
+    }
+}
+
+impl App {
+    pub fn new(setup: Setup, store: Store, clock: Arc<dyn Clock>, random: Arc<dyn Random>) -> Self {
+        Self { setup: ArcSwap::from_pointee(setup), store, clock, random, metrics: Metrics::new() }
+    }
+
+    /// The set-up in force; a flow takes it once, so that a reload never shows it two halves.
+    pub fn setup(&self) -> Arc<Setup> {
+        self.setup.load_full()
+    }
+
+    /// Puts another set-up in force for everything that begins from now on.
+    pub fn refurnish(&self, setup: Setup) {
+        self.setup.store(Arc::new(setup));
+    }
+
+    pub fn now_ms(&self) -> i64 {
+        self.clock.now_ms()
+    }
+}
+
+/// The machine's clock.
+pub struct SystemClock;
+
+impl Clock for SystemClock {
+    fn now_ms(&self) -> i64 {
+        #[expect(clippy::disallowed_methods, reason = "this is the clock that everything else is given")]
+        let since_epoch = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+        since_epoch.map_or(0, |d| i64::try_from(d.as_millis()).unwrap_or(i64::MAX))
+    }
+}
+
+/// The system's generator.
+pub struct SystemRandom;
+
+impl Random for SystemRandom {
+    fn fill(&self, bytes: &mut [u8]) {
+        use aws_lc_rs::rand::SecureRandom as _;
+        // The library itself aborts when the system has no randomness; nothing sensible could go on without it.
+        if aws_lc_rs::rand::SystemRandom::new().fill(bytes).is_err() {
+            std::process::abort();
+        }
+    }
+}

@@ -1,0 +1,244 @@
+//! The one way out to a provider: limits on time, size and parallel calls, no redirects, no proxies from the environment.
+
+use std::borrow::Cow;
+use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use reqwest::dns::{Addrs, Name, Resolve, Resolving};
+use tokio::sync::Semaphore;
+use url::Url;
+
+use super::ProviderError;
+use crate::domain::address;
+
+const CONNECT: Duration = Duration::from_secs(3);
+const WHOLE: Duration = Duration::from_secs(10);
+/// More than any honest metadata, key set or token answer; the memory one call can cost.
+pub const ANSWER_MAX: usize = 1024 * 1024;
+/// Calls to one provider at a time; the next wait, so that a hanging provider cannot take every worker (security.md OB-05).
+const CALLS_MAX: usize = 64;
+
+/// A provider's answer, read whole and bounded.
+#[derive(Debug)]
+pub struct Answer {
+    pub status: u16,
+    pub content_type: String,
+    /// `max-age` of `Cache-Control`, seconds.
+    pub max_age_s: Option<u64>,
+    pub body: Vec<u8>,
+}
+
+impl Answer {
+    /// Whether the answer calls itself JSON (`application/json`, `application/jwk-set+json` …).
+    pub fn is_json(&self) -> bool {
+        let essence = self.content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+        essence == "application/json" || (essence.starts_with("application/") && essence.ends_with("+json"))
+    }
+}
+
+/// The client of one provider: its own connections, its own limits.
+#[derive(Debug)]
+pub struct Http {
+    client: reqwest::Client,
+    calls: Semaphore,
+}
+
+impl Http {
+    /// `issuer_host` decides what is foreign: a provider on a public address cannot send us to a private one (security.md TK-14).
+    ///
+    /// # Errors
+    /// A sentence for the operator when the certificate authority cannot be read.
+    pub fn new(issuer_host: &str, certificate_authority: Option<&Path>) -> Result<Self, String> {
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "this is the one place that builds a client, with every limit"
+        )]
+        let mut builder = reqwest::Client::builder()
+            .connect_timeout(CONNECT)
+            .timeout(WHOLE)
+            .redirect(reqwest::redirect::Policy::none())
+            .no_proxy()
+            .referer(false)
+            .user_agent(concat!("doorward/", env!("CARGO_PKG_VERSION")))
+            .dns_resolver(Arc::new(Neighbourhood::new(issuer_host)));
+        if let Some(path) = certificate_authority {
+            let pem = std::fs::read(path).map_err(|e| format!("cannot read {}: {e}", path.display()))?;
+            let certificates = reqwest::Certificate::from_pem_bundle(&pem)
+                .map_err(|e| format!("{} is not a PEM bundle: {e}", path.display()))?;
+            builder = builder.tls_certs_only(certificates);
+        }
+        let client = builder.build().map_err(|e| e.without_url().to_string())?;
+        Ok(Self { client, calls: Semaphore::new(CALLS_MAX) })
+    }
+
+    pub async fn get(&self, url: &Url, bearer: Option<&str>) -> Result<Answer, ProviderError> {
+        let mut request = self.client.get(url.clone()).header("accept", "application/json");
+        if let Some(token) = bearer {
+            request = request.bearer_auth(token);
+        }
+        self.send(request).await
+    }
+
+    /// A form POST, with client authentication in the header where `basic` is given.
+    pub async fn post(
+        &self,
+        url: &Url,
+        form: &[(Cow<'static, str>, String)],
+        basic: Option<(&str, &str)>,
+    ) -> Result<Answer, ProviderError> {
+        let mut request = self.client.post(url.clone()).header("accept", "application/json").form(form);
+        if let Some((id, secret)) = basic {
+            request = request.basic_auth(form_encoded(id), Some(form_encoded(secret)));
+        }
+        self.send(request).await
+    }
+
+    async fn send(&self, request: reqwest::RequestBuilder) -> Result<Answer, ProviderError> {
+        let call = async {
+            let _place = self.calls.acquire().await;
+            let mut response = request.send().await.map_err(|e| unavailable(&e))?;
+            let mut answer = Answer {
+                status: response.status().as_u16(),
+                content_type: header(&response, "content-type").unwrap_or_default(),
+                max_age_s: header(&response, "cache-control").as_deref().and_then(max_age),
+                body: Vec::new(),
+            };
+            while let Some(piece) = response.chunk().await.map_err(|e| unavailable(&e))? {
+                if answer.body.len() + piece.len() > ANSWER_MAX {
+                    return Err(ProviderError::protocol(
+                        "answer_too_large",
+                        format!("over {ANSWER_MAX} bytes"),
+                    ));
+                }
+                answer.body.extend_from_slice(&piece);
+            }
+            Ok(answer)
+        };
+        // The limit covers the wait for a place too: a caller is never held longer than the slowest call may last.
+        tokio::time::timeout(WHOLE, call)
+            .await
+            .unwrap_or_else(|_| Err(ProviderError::Unavailable("no answer in time".to_owned())))
+    }
+}
+
+/// Client id and secret are form-encoded before they become Basic credentials (RFC 6749 2.3.1).
+fn form_encoded(text: &str) -> String {
+    url::form_urlencoded::byte_serialize(text.as_bytes()).collect()
+}
+
+fn header(response: &reqwest::Response, name: &str) -> Option<String> {
+    response.headers().get(name)?.to_str().ok().map(str::to_owned)
+}
+
+fn max_age(cache_control: &str) -> Option<u64> {
+    cache_control.split(',').find_map(|part| part.trim().strip_prefix("max-age=")?.parse().ok())
+}
+
+fn unavailable(error: &reqwest::Error) -> ProviderError {
+    let what = if error.is_timeout() {
+        "no answer in time"
+    } else if error.is_connect() {
+        "cannot connect"
+    } else {
+        "the connection broke"
+    };
+    // The whole error may quote the address with a query; its root cause says enough.
+    let mut cause: &dyn std::error::Error = error;
+    while let Some(next) = cause.source() {
+        cause = next;
+    }
+    ProviderError::Unavailable(format!("{what} ({cause})"))
+}
+
+/// A resolver that knows whether the issuer lives on the public internet, and then lets nothing of its metadata lead inside.
+#[derive(Debug, Clone)]
+struct Neighbourhood {
+    issuer_host: Arc<str>,
+    issuer_is_public: Arc<AtomicBool>,
+}
+
+impl Neighbourhood {
+    fn new(issuer_host: &str) -> Self {
+        let literal = issuer_host.trim_matches(['[', ']']).parse::<IpAddr>().ok();
+        Self {
+            issuer_host: Arc::from(issuer_host.to_ascii_lowercase()),
+            issuer_is_public: Arc::new(AtomicBool::new(literal.is_some_and(|ip| !address::is_private(ip)))),
+        }
+    }
+
+    fn admit(&self, host: &str, found: Vec<SocketAddr>) -> Result<Vec<SocketAddr>, String> {
+        if host.eq_ignore_ascii_case(&self.issuer_host) {
+            let public = found.iter().any(|a| !address::is_private(a.ip()));
+            self.issuer_is_public.store(public, Ordering::Relaxed);
+            return Ok(found);
+        }
+        if !self.issuer_is_public.load(Ordering::Relaxed) {
+            return Ok(found);
+        }
+        let public: Vec<_> = found.into_iter().filter(|a| !address::is_private(a.ip())).collect();
+        if public.is_empty() {
+            Err(format!("{host} is a private address, and the issuer's is public"))
+        } else {
+            Ok(public)
+        }
+    }
+}
+
+impl Resolve for Neighbourhood {
+    fn resolve(&self, name: Name) -> Resolving {
+        let this = self.clone();
+        Box::pin(async move {
+            let host = name.as_str().to_owned();
+            // The very addresses that were checked are the ones connected to, so a resolver that changes its mind gains nothing.
+            let found: Vec<SocketAddr> = tokio::net::lookup_host((host.as_str(), 0)).await?.collect();
+            let addresses: Addrs = Box::new(this.admit(&host, found)?.into_iter());
+            Ok(addresses)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(text: &str) -> Vec<SocketAddr> {
+        vec![SocketAddr::new(text.parse().unwrap(), 0)]
+    }
+
+    #[test]
+    fn tk_14_a_public_issuer_cannot_lead_to_a_private_address() {
+        let names = Neighbourhood::new("id.example");
+        assert!(names.admit("id.example", at("203.0.113.7")).is_ok());
+        for inside in [
+            "127.0.0.1",
+            "10.0.0.1",
+            "192.168.1.1",
+            "169.254.169.254",
+            "::1",
+            "fd00::1",
+            "fe80::1",
+            "::ffff:10.0.0.1",
+            "100.64.0.1",
+            "0.0.0.0",
+        ] {
+            assert!(names.admit("keys.example", at(inside)).is_err(), "{inside}");
+        }
+        assert!(names.admit("keys.example", at("198.51.100.9")).is_ok());
+    }
+
+    #[test]
+    fn an_issuer_inside_may_have_neighbours_inside() {
+        let names = Neighbourhood::new("id.internal");
+        assert!(names.admit("id.internal", at("10.0.0.5")).is_ok());
+        assert!(names.admit("keys.internal", at("10.0.0.6")).is_ok());
+    }
+
+    #[test]
+    fn cache_lifetimes_are_read_from_cache_control() {
+        assert_eq!(max_age("public, max-age=600"), Some(600));
+        assert_eq!(max_age("no-store"), None);
+    }
+}

@@ -1,0 +1,109 @@
+//! Other people's houses: everything Doorward says to an identity provider and believes of its answers.
+//!
+//! Owns: the [`Provider`] trait, the one HTTP client for providers, and a file per vendor that holds only what differs.
+//! Never does: touch the database, know cookies or status codes, keep state beyond caches of keys and metadata.
+//! Every vendor *has* an [`oidc::Oidc`]; none *is* one.
+
+mod dev;
+pub mod http;
+mod keycloak;
+pub mod oidc;
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use secrecy::SecretString;
+use url::Url;
+
+use crate::config;
+use crate::domain::{Callback, Clock, Denial, Grant, LoginAttempt, LoginRequest, Random};
+
+/// What a provider did not give us. Flows decide on the variant, never on text; the texts are for logs and never hold a secret.
+#[derive(Debug, thiserror::Error)]
+pub enum ProviderError {
+    /// The code or token is spent, expired or withdrawn.
+    #[error("the provider no longer honours the code or token")]
+    Revoked,
+    /// The person proved who they are, and may not pass.
+    #[error("the provider keeps this person out: {0:?}")]
+    Denied(Denial),
+    /// The person turned back at the provider.
+    #[error("the login was cancelled at the provider")]
+    Cancelled,
+    /// `prompt=none` was asked, and the provider needs to see the person.
+    #[error("the provider needs to see the person")]
+    InteractionNeeded,
+    /// The provider asks to begin again (an expired page, a stale tab).
+    #[error("the provider asks to begin again")]
+    BeginAgain,
+    /// No usable answer: down, slow, or refusing for the moment.
+    #[error("the provider is not available: {0}")]
+    Unavailable(String),
+    /// An answer that breaks the protocol or our trust; `reason` goes to the audit log.
+    #[error("{reason}: {detail}")]
+    Protocol { reason: &'static str, detail: String },
+    /// A claim that the operator requires is not there.
+    #[error("the required claim {0} is missing")]
+    ClaimMissing(String),
+    /// The provider refuses our configuration (client, scope, redirect address): an operator must act.
+    #[error("the provider refuses our configuration: {0}")]
+    Misconfigured(String),
+}
+
+impl ProviderError {
+    pub(crate) fn protocol(reason: &'static str, detail: impl Into<String>) -> Self {
+        Self::Protocol { reason, detail: detail.into() }
+    }
+}
+
+/// An identity provider as the flows see it.
+#[async_trait]
+pub trait Provider: Send + Sync {
+    /// What the operator wrote about it.
+    fn config(&self) -> &config::Provider;
+
+    /// Where to send the browser for this attempt; pushed to the provider first where PAR is configured (RFC 9126).
+    async fn authorize_url(
+        &self,
+        attempt: &LoginAttempt,
+        request: &LoginRequest,
+    ) -> Result<Url, ProviderError>;
+
+    /// Whether the answer really comes from the attempt's issuer (RFC 9207), and what an `error` in it means.
+    /// Called before anything is spent.
+    async fn accept(&self, callback: &Callback, attempt: &LoginAttempt) -> Result<(), ProviderError>;
+
+    /// Spends the code, once, and verifies everything that comes back.
+    async fn exchange(&self, callback: &Callback, attempt: &LoginAttempt) -> Result<Grant, ProviderError>;
+
+    /// Withdraws a token at the provider (RFC 7009); best effort.
+    async fn revoke(&self, token: &SecretString) -> Result<(), ProviderError>;
+
+    /// Where the browser ends the provider's own session (RP-Initiated Logout 2), if the provider has such a place.
+    async fn end_session_url(
+        &self,
+        id_token: Option<&SecretString>,
+        back_to: &Url,
+        state: &str,
+    ) -> Option<Url>;
+
+    /// Tries what a login would need (metadata and keys), for readiness and `doorward check`.
+    async fn probe(&self) -> Result<(), ProviderError>;
+}
+
+/// Opens the house of each configured provider.
+///
+/// # Errors
+/// A sentence for the operator when a client certificate authority or a signing key cannot be used.
+pub fn open(
+    config: &config::Provider,
+    clock: Arc<dyn Clock>,
+    random: Arc<dyn Random>,
+) -> Result<Arc<dyn Provider>, String> {
+    let oidc = oidc::Oidc::new(config.clone(), clock, random)?;
+    Ok(match config.kind {
+        config::ProviderKind::Dev => Arc::new(dev::Dev(oidc)),
+        config::ProviderKind::Keycloak => Arc::new(keycloak::Keycloak(oidc)),
+        config::ProviderKind::Oidc => Arc::new(oidc),
+    })
+}

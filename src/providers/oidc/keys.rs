@@ -1,0 +1,338 @@
+//! A provider's public keys: which of them count, how long they are believed, and how often a stranger may make us fetch.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arc_swap::ArcSwapOption;
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use openidconnect::core::CoreJsonWebKey;
+use serde_json::{Map, Value};
+use url::Url;
+
+use super::jws::{Jws, SignatureFault};
+use super::strict;
+use crate::providers::ProviderError;
+use crate::providers::http::Http;
+
+const KEYS_MAX: usize = 100;
+const LIFE_DEFAULT_MS: i64 = 60 * 60 * 1000;
+const LIFE_MIN_MS: i64 = 5 * 60 * 1000;
+const LIFE_MAX_MS: i64 = 24 * 60 * 60 * 1000;
+/// After a failed refresh the old keys serve on, and the provider is left alone for this long.
+const PAUSE_MS: i64 = 60 * 1000;
+/// How long keys are believed that can no longer be refreshed.
+const STALE_MAX_MS: i64 = 24 * 60 * 60 * 1000;
+
+/// A public key that may verify signatures.
+#[derive(Debug, Clone)]
+pub struct Key {
+    pub jwk: CoreJsonWebKey,
+    kid: Option<String>,
+    alg: Option<String>,
+    family: Family,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Family {
+    Rsa,
+    P256,
+    P384,
+    Ed25519,
+}
+
+impl Key {
+    /// Reads one member of a JWK set; `None` for a key that must not or cannot verify anything (security.md TK-19).
+    fn read(jwk: &Map<String, Value>) -> Option<Self> {
+        let text = |name: &str| jwk.get(name).and_then(Value::as_str);
+        let has_private_part =
+            ["d", "p", "q", "dp", "dq", "qi", "oth", "k"].iter().any(|name| jwk.contains_key(*name));
+        let for_signatures = jwk.get("use").is_none_or(|u| u == "sig");
+        let may_verify = jwk
+            .get("key_ops")
+            .is_none_or(|ops| ops.as_array().is_some_and(|ops| ops.iter().any(|op| op == "verify")));
+        if has_private_part || !for_signatures || !may_verify {
+            return None;
+        }
+        let family = match (text("kty")?, text("crv")) {
+            ("RSA", _) => {
+                let modulus = URL_SAFE_NO_PAD.decode(text("n")?).ok()?;
+                let bits: usize = modulus.iter().skip_while(|b| **b == 0).count() * 8;
+                (2048..=16384).contains(&bits).then_some(Family::Rsa)?
+            }
+            ("EC", Some("P-256")) => Family::P256,
+            ("EC", Some("P-384")) => Family::P384,
+            ("OKP", Some("Ed25519")) => Family::Ed25519,
+            _ => return None,
+        };
+        // Only the members that matter: an odd optional one must not cost us the key.
+        let plain: Map<String, Value> = jwk
+            .iter()
+            .filter(|(name, _)| ["kty", "n", "e", "crv", "x", "y", "kid"].contains(&name.as_str()))
+            .map(|(n, v)| (n.clone(), v.clone()))
+            .collect();
+        let key = serde_json::from_value(Value::Object(plain)).ok()?;
+        Some(Self {
+            jwk: key,
+            kid: text("kid").map(str::to_owned),
+            alg: text("alg").map(str::to_owned),
+            family,
+        })
+    }
+
+    /// Whether this key may check a signature of that algorithm and key id.
+    pub fn fits(&self, alg: &str, kid: Option<&str>) -> bool {
+        let family_fits = match alg {
+            "RS256" | "RS384" | "RS512" | "PS256" | "PS384" | "PS512" => self.family == Family::Rsa,
+            "ES256" => self.family == Family::P256,
+            "ES384" => self.family == Family::P384,
+            "EdDSA" | "Ed25519" => self.family == Family::Ed25519,
+            _ => false,
+        };
+        let alg_fits = self.alg.as_deref().is_none_or(|own| own == alg);
+        let kid_fits = kid.is_none() || self.kid.as_deref() == kid;
+        family_fits && alg_fits && kid_fits
+    }
+}
+
+/// Reads a JWK set; unusable keys are skipped one by one.
+///
+/// # Errors
+/// When the document is no key set at all.
+pub fn read_set(bytes: &[u8]) -> Result<Vec<Key>, String> {
+    let document = strict::object(bytes)?;
+    let members = document.get("keys").and_then(Value::as_array).ok_or("no keys member")?;
+    let keys: Vec<Key> =
+        members.iter().take(KEYS_MAX).filter_map(Value::as_object).filter_map(Key::read).collect();
+    if keys.is_empty() { Err("no usable key".to_owned()) } else { Ok(keys) }
+}
+
+struct Held {
+    keys: Vec<Key>,
+    fetched_at_ms: i64,
+    life_ms: i64,
+}
+
+/// How many fetches strangers' key ids may cause: three, one more each minute, all again by a fully valid token.
+struct Budget {
+    left: i64,
+    counted_at_ms: i64,
+}
+
+impl Budget {
+    const FULL: i64 = 3;
+
+    fn take(&mut self, now_ms: i64) -> bool {
+        let minutes = (now_ms - self.counted_at_ms).div_euclid(60_000).max(0);
+        if minutes > 0 {
+            self.left = (self.left + minutes).min(Self::FULL);
+            self.counted_at_ms += minutes * 60_000;
+        }
+        let allowed = self.left > 0;
+        self.left -= i64::from(allowed);
+        allowed
+    }
+}
+
+/// The keys of one provider, fetched when needed and shared by all logins.
+pub struct Keys {
+    held: ArcSwapOption<Held>,
+    /// One fetch at a time; who waited finds the result of who went.
+    fetching: tokio::sync::Mutex<()>,
+    failed_at_ms: std::sync::atomic::AtomicI64,
+    budget: Mutex<Budget>,
+}
+
+impl Keys {
+    pub fn new() -> Self {
+        Self {
+            held: ArcSwapOption::empty(),
+            fetching: tokio::sync::Mutex::new(()),
+            failed_at_ms: std::sync::atomic::AtomicI64::new(i64::MIN / 2),
+            budget: Mutex::new(Budget { left: Budget::FULL, counted_at_ms: 0 }),
+        }
+    }
+
+    /// Checks the signature; an unknown key id may cost one fetch.
+    ///
+    /// # Errors
+    /// `token_key` when no key fits, `token_signature` when one fits and the signature is not its.
+    pub async fn verify(&self, jws: &Jws<'_>, from: Source<'_>) -> Result<CoreJsonWebKey, ProviderError> {
+        let held = self.current(from).await?;
+        match jws.verify(&held.keys) {
+            Ok(key) => return Ok(key.clone()),
+            Err(SignatureFault::Bad) => {
+                return Err(ProviderError::protocol("token_signature", "the signature does not fit the key"));
+            }
+            Err(SignatureFault::NoKey) => {}
+        }
+        let held = self.fetch_for_unknown_key(&held, from).await?;
+        match jws.verify(&held.keys) {
+            Ok(key) => Ok(key.clone()),
+            Err(SignatureFault::Bad) => {
+                Err(ProviderError::protocol("token_signature", "the signature does not fit the key"))
+            }
+            Err(SignatureFault::NoKey) => {
+                Err(ProviderError::protocol("token_key", "no key of the provider fits"))
+            }
+        }
+    }
+
+    /// Fetches the keys unless they are at hand.
+    ///
+    /// # Errors
+    /// As the fetch.
+    pub async fn warm(&self, from: Source<'_>) -> Result<(), ProviderError> {
+        self.current(from).await.map(|_| ())
+    }
+
+    /// A fully valid token shows that the provider is well: strangers' fetches are forgiven.
+    pub fn forgive(&self) {
+        self.budget.lock().unwrap_or_else(PoisonError::into_inner).left = Budget::FULL;
+    }
+
+    /// Keys that are young enough, fetched if need be; older ones serve on while a refresh fails.
+    async fn current(&self, from: Source<'_>) -> Result<Arc<Held>, ProviderError> {
+        let young = |held: &Held| from.now_ms < held.fetched_at_ms + held.life_ms;
+        let held = self.held.load_full();
+        if let Some(held) = held.as_ref().filter(|held| young(held)) {
+            return Ok(Arc::clone(held));
+        }
+        let paused = from.now_ms < self.failed_at_ms.load(std::sync::atomic::Ordering::Relaxed) + PAUSE_MS;
+        if let Some(held) =
+            held.as_ref().filter(|held| paused && from.now_ms < held.fetched_at_ms + STALE_MAX_MS)
+        {
+            return Ok(Arc::clone(held));
+        }
+        let fetched = self.fetch(held.as_ref(), from).await;
+        match (fetched, held) {
+            (Ok(fresh), _) => Ok(fresh),
+            (Err(_), Some(old)) if from.now_ms < old.fetched_at_ms + STALE_MAX_MS => Ok(old),
+            (Err(e), _) => Err(e),
+        }
+    }
+
+    async fn fetch_for_unknown_key(
+        &self,
+        seen: &Arc<Held>,
+        from: Source<'_>,
+    ) -> Result<Arc<Held>, ProviderError> {
+        let newer = self.held.load_full().filter(|held| !Arc::ptr_eq(held, seen));
+        if let Some(newer) = newer {
+            return Ok(newer);
+        }
+        if !self.budget.lock().unwrap_or_else(PoisonError::into_inner).take(from.now_ms) {
+            return Err(ProviderError::protocol(
+                "token_key",
+                "unknown key id, and too many were unknown before",
+            ));
+        }
+        self.fetch(Some(seen), from).await
+    }
+
+    /// One fetch, unless somebody else fetched while we waited for our turn.
+    async fn fetch(&self, seen: Option<&Arc<Held>>, from: Source<'_>) -> Result<Arc<Held>, ProviderError> {
+        let _turn = self.fetching.lock().await;
+        let now_held = self.held.load_full();
+        if let Some(held) = now_held.filter(|held| seen.is_none_or(|seen| !Arc::ptr_eq(held, seen))) {
+            return Ok(held);
+        }
+        let fetched = fetch_set(from).await;
+        match fetched {
+            Ok(held) => {
+                let held = Arc::new(held);
+                self.held.store(Some(Arc::clone(&held)));
+                Ok(held)
+            }
+            Err(e) => {
+                self.failed_at_ms.store(from.now_ms, std::sync::atomic::Ordering::Relaxed);
+                Err(e)
+            }
+        }
+    }
+}
+
+/// Where keys come from, and when.
+#[derive(Clone, Copy)]
+pub struct Source<'s> {
+    pub http: &'s Http,
+    pub jwks_uri: &'s Url,
+    pub now_ms: i64,
+}
+
+async fn fetch_set(from: Source<'_>) -> Result<Held, ProviderError> {
+    let answer = from.http.get(from.jwks_uri, None).await?;
+    if answer.status != 200 {
+        return Err(ProviderError::Unavailable(format!("the key set answered {}", answer.status)));
+    }
+    let keys = read_set(&answer.body)
+        .map_err(|e| ProviderError::Unavailable(format!("the key set is unusable: {e}")))?;
+    let life_ms = answer
+        .max_age_s
+        .and_then(|s| i64::try_from(s).ok())
+        .map_or(LIFE_DEFAULT_MS, |s| s.saturating_mul(1000))
+        .clamp(LIFE_MIN_MS, LIFE_MAX_MS);
+    Ok(Held { keys, fetched_at_ms: from.now_ms, life_ms })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rsa(bytes: usize, more: &str) -> String {
+        let n = URL_SAFE_NO_PAD.encode(vec![0xc3; bytes]);
+        format!(r#"{{"kty":"RSA","n":"{n}","e":"AQAB","kid":"k"{more}}}"#)
+    }
+
+    fn usable(keys: &[String]) -> usize {
+        read_set(format!(r#"{{"keys":[{}]}}"#, keys.join(",")).as_bytes()).map_or(0, |keys| keys.len())
+    }
+
+    #[test]
+    fn tk_19_unusable_keys_are_skipped_one_by_one() {
+        let good = rsa(256, "");
+        for bad in [
+            rsa(128, ""),
+            rsa(256, r#","use":"enc""#),
+            rsa(256, r#","d":"AQAB""#),
+            rsa(256, r#","key_ops":["sign"]"#),
+            r#"{"kty":"oct","k":"c2VjcmV0"}"#.into(),
+            r#"{"kty":"EC","crv":"secp256k1","x":"AA","y":"AA"}"#.into(),
+            r#"{"kty":"XX"}"#.into(),
+            "7".into(),
+            "{}".into(),
+            r#"{"kty":"RSA","n":7,"e":"AQAB"}"#.into(),
+        ] {
+            assert_eq!(usable(&[bad.clone(), good.clone()]), 1, "{bad}");
+        }
+        assert_eq!(usable(&[rsa(256, r#","use":"sig","key_ops":["verify"],"x5c":7,"alg":"RS256""#)]), 1);
+    }
+
+    #[test]
+    fn a_key_fits_only_its_own_family_algorithm_and_id() {
+        let keys = read_set(format!(r#"{{"keys":[{}]}}"#, rsa(256, r#","alg":"RS256""#)).as_bytes()).unwrap();
+        let key = keys.first().unwrap();
+        assert!(key.fits("RS256", Some("k")) && key.fits("RS256", None));
+        assert!(
+            !key.fits("RS256", Some("x"))
+                && !key.fits("PS256", Some("k"))
+                && !key.fits("ES256", Some("k"))
+                && !key.fits("HS256", Some("k"))
+                && !key.fits("none", None)
+        );
+    }
+
+    #[test]
+    fn tk_17_unknown_key_ids_have_a_budget() {
+        let mut budget = Budget { left: Budget::FULL, counted_at_ms: 0 };
+        assert_eq!((0..1000).filter(|_| budget.take(1000)).count(), 3);
+        assert_eq!((0..1000).filter(|_| budget.take(61_000)).count(), 1);
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn sc_03_no_bytes_make_the_key_set_reader_panic(bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..200), n in "[A-Za-z0-9_=-]{0,40}") {
+            let _ = read_set(&bytes);
+            let _ = read_set(format!(r#"{{"keys":[{{"kty":"RSA","n":"{n}","e":"{n}"}},{{"kty":"EC","crv":"P-256","x":"{n}","y":"{n}"}},{{"kty":"OKP","crv":"Ed25519","x":"{n}"}}]}}"#).as_bytes());
+        }
+    }
+}

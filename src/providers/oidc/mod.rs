@@ -1,0 +1,475 @@
+//! The OpenID Connect core that every vendor has: discovery, keys, the code flow, ID token and userinfo.
+//!
+//! The only room that knows the openidconnect crate. Foreign bytes pass `strict` before anything else reads them.
+
+pub(super) mod claims;
+mod discovery;
+mod id_token;
+mod jws;
+mod keys;
+mod strict;
+mod token_call;
+
+use std::borrow::Cow;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use openidconnect::core::{CoreAuthPrompt, CoreAuthenticationFlow, CoreClient};
+use openidconnect::{
+    AuthUrl, AuthenticationContextClass, ClientId, CsrfToken, IssuerUrl, JsonWebKeySet, LoginHint, Nonce,
+    PkceCodeChallenge, PkceCodeVerifier, RedirectUrl, Scope,
+};
+use secrecy::{ExposeSecret as _, SecretString};
+use serde_json::{Map, Value};
+use url::Url;
+
+use self::discovery::{Discovery, Expectation, Metadata};
+use self::id_token::{Expected, Verified};
+use self::jws::Jws;
+use self::keys::{Keys, Source};
+use self::token_call::{Call, ClientProof, Form};
+use super::http::Http;
+use super::{Provider, ProviderError};
+use crate::config::{self, RequireIss, ResponseMode, When};
+use crate::domain::{Callback, Clock, Grant, LoginAttempt, LoginRequest, Prompt, Random, Tokens};
+
+/// One OpenID provider.
+pub struct Oidc {
+    config: config::Provider,
+    http: Http,
+    clock: Arc<dyn Clock>,
+    random: Arc<dyn Random>,
+    discovery: Discovery,
+    keys: Keys,
+    proof: ClientProof,
+}
+
+impl Oidc {
+    /// # Errors
+    /// A sentence for the operator when a key or certificate authority cannot be used.
+    pub fn new(
+        config: config::Provider,
+        clock: Arc<dyn Clock>,
+        random: Arc<dyn Random>,
+    ) -> Result<Self, String> {
+        let issuer_host = Url::parse(&config.issuer)
+            .ok()
+            .and_then(|url| url.host_str().map(str::to_owned))
+            .unwrap_or_default();
+        let http = Http::new(&issuer_host, config.tls_ca_file.as_deref())?;
+        let proof = ClientProof::new(&config)?;
+        Ok(Self { config, http, clock, random, discovery: Discovery::new(), keys: Keys::new(), proof })
+    }
+
+    async fn metadata(&self) -> Result<Arc<Metadata>, ProviderError> {
+        let issuer = self.config.issuer_template.as_deref().unwrap_or(&self.config.issuer);
+        let expected = Expectation { issuer, internal_base_url: self.config.internal_base_url.as_ref() };
+        self.discovery.current(&self.http, &expected, self.clock.now_ms()).await
+    }
+
+    fn call<'c>(&'c self, metadata: &'c Metadata, url: &'c Url) -> Call<'c> {
+        Call {
+            http: &self.http,
+            url,
+            token_endpoint: &metadata.token_endpoint,
+            now_ms: self.clock.now_ms(),
+            random: &*self.random,
+        }
+    }
+
+    /// RFC 9207: the answer names the attempt's issuer, and must name one where the metadata says that it always does.
+    pub(super) async fn check_issuer(
+        &self,
+        callback: &Callback,
+        attempt: &LoginAttempt,
+    ) -> Result<(), ProviderError> {
+        let required = match self.config.require_iss {
+            RequireIss::True => true,
+            RequireIss::False => false,
+            RequireIss::Auto => self.metadata().await?.announces_iss,
+        };
+        match &callback.issuer {
+            Some(issuer) if *issuer == attempt.issuer => Ok(()),
+            Some(_) => Err(ProviderError::protocol("callback_iss", "the answer names another issuer")),
+            None if required => Err(ProviderError::protocol("callback_iss", "the answer names no issuer")),
+            None => Ok(()),
+        }
+    }
+
+    /// What an `error` in the answer means (RFC 6749 4.1.2.1, OpenID Connect Core 3.1.2.6).
+    pub(super) fn check_error(
+        &self,
+        callback: &Callback,
+        attempt: &LoginAttempt,
+    ) -> Result<(), ProviderError> {
+        let Some(error) = callback.error.as_deref() else { return Ok(()) };
+        Err(match error {
+            "access_denied" => ProviderError::Cancelled,
+            "login_required" | "interaction_required" | "account_selection_required" | "consent_required"
+                if attempt.prompt == Some(Prompt::None) =>
+            {
+                ProviderError::InteractionNeeded
+            }
+            "login_required"
+            | "interaction_required"
+            | "account_selection_required"
+            | "consent_required"
+            | "temporarily_unavailable" => ProviderError::BeginAgain,
+            "unmet_authentication_requirements" => {
+                ProviderError::protocol("acr_unmet", "the provider cannot meet the asked strength")
+            }
+            "server_error" => {
+                ProviderError::protocol("provider_error", "the provider reports its own failure")
+            }
+            other => ProviderError::Misconfigured(token_call::known_error(other).to_owned()),
+        })
+    }
+
+    fn authorization_request(
+        &self,
+        endpoint: &Url,
+        attempt: &LoginAttempt,
+        request: &LoginRequest,
+    ) -> Result<Url, ProviderError> {
+        let odd = |what: &str| ProviderError::Misconfigured(format!("{what} is not a URL"));
+        let issuer = IssuerUrl::new(attempt.issuer.clone()).map_err(|_| odd("issuer"))?;
+        let redirect = RedirectUrl::new(attempt.redirect_uri.clone()).map_err(|_| odd("redirect_uri"))?;
+        let client =
+            CoreClient::new(ClientId::new(attempt.client_id.clone()), issuer, JsonWebKeySet::new(Vec::new()))
+                .set_auth_uri(AuthUrl::from_url(endpoint.clone()));
+        let (state, nonce) = (CsrfToken::new(attempt.state.clone()), Nonce::new(attempt.nonce.clone()));
+        let challenge =
+            PkceCodeChallenge::from_code_verifier_sha256(&PkceCodeVerifier::new(attempt.verifier.clone()));
+        let mut url = client
+            .authorize_url(CoreAuthenticationFlow::AuthorizationCode, move || state, move || nonce)
+            .set_redirect_uri(Cow::Owned(redirect))
+            .set_pkce_challenge(challenge)
+            // openidconnect adds `openid` itself.
+            .add_scopes(
+                self.config.scopes.iter().filter(|scope| *scope != "openid").cloned().map(Scope::new),
+            );
+        if let Some(prompt) = attempt.prompt {
+            url = url.add_prompt(prompt_of(prompt));
+        }
+        if let Some(max_age_s) = attempt.max_age {
+            url = url.set_max_age(Duration::from_secs(max_age_s));
+        }
+        for acr in &attempt.acr_values {
+            url = url.add_auth_context_value(AuthenticationContextClass::new(acr.clone()));
+        }
+        if let Some(hint) = &request.login_hint {
+            url = url.set_login_hint(LoginHint::new(hint.clone()));
+        }
+        if self.config.response_mode == ResponseMode::FormPost {
+            url = url.add_extra_param("response_mode", "form_post");
+        }
+        for resource in &self.config.resource {
+            url = url.add_extra_param("resource", resource.clone());
+        }
+        for (name, value) in &self.config.extra_auth_params {
+            url = url.add_extra_param(name.clone(), value.clone());
+        }
+        Ok(url.url().0)
+    }
+
+    /// Pushes the request and leaves only its reference for the browser (RFC 9126 2.1, 4).
+    async fn push(&self, metadata: &Metadata, request: &Url) -> Result<Url, ProviderError> {
+        let endpoint = metadata.pushed_authorization_request_endpoint.as_ref().ok_or_else(|| {
+            ProviderError::Misconfigured(
+                "pushed requests are configured, and the provider has no place for them".to_owned(),
+            )
+        })?;
+        // Client authentication in the body brings its own `client_id`.
+        let in_header = self.config.client_auth == config::ClientAuth::SecretBasic;
+        let form = request.query_pairs().filter(|(name, _)| in_header || name != "client_id");
+        let form = form.map(|(name, value)| (Cow::Owned(name.into_owned()), value.into_owned())).collect();
+        let answer = self.proof.post(self.call(metadata, endpoint), form).await?;
+        let body = token_call::read_object(&answer, "pushed_request")?;
+        let reference = body
+            .get("request_uri")
+            .and_then(Value::as_str)
+            .filter(|uri| !uri.is_empty() && matches!(answer.status, 200 | 201));
+        let Some(reference) = reference else {
+            return Err(ProviderError::protocol(
+                "pushed_request",
+                format!("status {}, no request_uri", answer.status),
+            ));
+        };
+        let mut url = metadata.authorization_endpoint.clone();
+        url.query_pairs_mut()
+            .append_pair("client_id", &self.config.client_id)
+            .append_pair("request_uri", reference);
+        Ok(url)
+    }
+
+    async fn spend_code(
+        &self,
+        metadata: &Metadata,
+        callback: &Callback,
+        attempt: &LoginAttempt,
+    ) -> Result<Tokens, ProviderError> {
+        let code = callback.code.clone().ok_or_else(|| ProviderError::protocol("callback", "no code"))?;
+        let mut form: Form = vec![
+            ("grant_type".into(), "authorization_code".to_owned()),
+            ("code".into(), code),
+            ("redirect_uri".into(), attempt.redirect_uri.clone()),
+            ("code_verifier".into(), attempt.verifier.clone()),
+        ];
+        form.extend(self.config.resource.iter().map(|resource| ("resource".into(), resource.clone())));
+        let answer = self.proof.post(self.call(metadata, &metadata.token_endpoint), form).await?;
+        token_call::read_tokens(&answer, self.clock.now_ms())
+    }
+
+    /// Verifies the ID token in full and returns its claims.
+    async fn verify(
+        &self,
+        metadata: &Metadata,
+        tokens: &Tokens,
+        attempt: &LoginAttempt,
+    ) -> Result<(Verified, Map<String, Value>), ProviderError> {
+        let id_token = tokens
+            .id
+            .as_ref()
+            .ok_or_else(|| ProviderError::protocol("id_token_missing", "the answer has no ID token"))?;
+        let jws = Jws::read(id_token.expose_secret())?;
+        let key = self.verify_signature(metadata, &jws).await?;
+        let expected = Expected { config: &self.config, attempt, now_ms: self.clock.now_ms() };
+        let verified = id_token::check(jws.typ.as_deref(), &jws.claims, &expected)?;
+        if let (Some(claimed), Some(access)) = (jws.claims.get("at_hash"), &tokens.access) {
+            let actual = jws.left_half_hash(&key, access.expose_secret());
+            if actual.is_none() || claimed.as_str() != actual.as_deref() {
+                return Err(ProviderError::protocol("id_token_at_hash", "it speaks of another access token"));
+            }
+        }
+        self.keys.forgive();
+        Ok((verified, jws.claims))
+    }
+
+    async fn verify_signature(
+        &self,
+        metadata: &Metadata,
+        jws: &Jws<'_>,
+    ) -> Result<openidconnect::core::CoreJsonWebKey, ProviderError> {
+        // The provider's own list narrows ours; it never widens it.
+        let announced = metadata.id_token_algs.is_empty() || metadata.id_token_algs.contains(&jws.alg);
+        if !self.config.id_token_algs.contains(&jws.alg) || !announced {
+            return Err(ProviderError::protocol("token_alg", "an algorithm that is not allowed"));
+        }
+        self.keys
+            .verify(
+                jws,
+                Source { http: &self.http, jwks_uri: &metadata.jwks_uri, now_ms: self.clock.now_ms() },
+            )
+            .await
+    }
+
+    /// Adds what userinfo says, where it is asked. Its `sub` must be the ID token's (OpenID Connect Core 5.3.2).
+    async fn add_userinfo(
+        &self,
+        metadata: &Metadata,
+        tokens: &Tokens,
+        claims: &mut Map<String, Value>,
+    ) -> Result<(), ProviderError> {
+        let (Some(endpoint), Some(access)) = (&metadata.userinfo_endpoint, &tokens.access) else {
+            return Ok(());
+        };
+        let asked = match self.config.userinfo {
+            When::Always => true,
+            When::Never => false,
+            When::Auto => !self.has_needed_claims(claims),
+        };
+        if !asked {
+            return Ok(());
+        }
+        let answer = match self
+            .http
+            .get(endpoint, Some(access.expose_secret()))
+            .await
+            .and_then(|a| token_call::read_object(&a, "userinfo").map(|o| (a.status, o)))
+        {
+            Ok(answer) => answer,
+            // A provider in trouble does not keep people out for want of a display name.
+            Err(ProviderError::Unavailable(why)) => {
+                tracing::warn!(
+                    provider = self.config.id,
+                    why,
+                    "userinfo could not be had; the ID token has to do"
+                );
+                return Ok(());
+            }
+            Err(_) => return Err(ProviderError::protocol("userinfo", "refused or unreadable")),
+        };
+        let (200, more) = answer else {
+            return Err(ProviderError::protocol("userinfo", format!("status {}", answer.0)));
+        };
+        if more.get("sub").and_then(Value::as_str) != claims.get("sub").and_then(Value::as_str) {
+            return Err(ProviderError::protocol("userinfo_sub", "it speaks of another person"));
+        }
+        const THE_TOKENS_OWN: [&str; 13] = [
+            "iss",
+            "sub",
+            "aud",
+            "exp",
+            "iat",
+            "nbf",
+            "azp",
+            "nonce",
+            "auth_time",
+            "acr",
+            "amr",
+            "sid",
+            "at_hash",
+        ];
+        claims.extend(more.into_iter().filter(|(name, _)| !THE_TOKENS_OWN.contains(&name.as_str())));
+        Ok(())
+    }
+
+    fn has_needed_claims(&self, claims: &Map<String, Value>) -> bool {
+        let asked = |scope: &str| self.config.scopes.iter().any(|s| s == scope);
+        let has = |name: &str| claims.contains_key(name);
+        (!asked("email") || has("email"))
+            && (!asked("profile")
+                || ["name", "preferred_username", "given_name", "nickname"].into_iter().any(has))
+            && self.config.required_claims.iter().all(|path| claims::at(claims, Some(path)).is_some())
+    }
+
+    /// The code flow's second half: spends the code and verifies what comes back.
+    pub(super) async fn redeem(
+        &self,
+        callback: &Callback,
+        attempt: &LoginAttempt,
+    ) -> Result<Redeemed, ProviderError> {
+        let metadata = self.metadata().await?;
+        let tokens = self.spend_code(&metadata, callback, attempt).await?;
+        let (verified, mut claims) = self.verify(&metadata, &tokens, attempt).await?;
+        self.add_userinfo(&metadata, &tokens, &mut claims).await?;
+        Ok(Redeemed { tokens, verified, claims })
+    }
+
+    /// Claims of an access token that is a JWT of this very issuer for this very login; `None` where it is not.
+    pub(super) async fn access_token_claims(
+        &self,
+        tokens: &Tokens,
+        subject: &str,
+    ) -> Option<Map<String, Value>> {
+        let metadata = self.metadata().await.ok()?;
+        let jws = Jws::read(tokens.access.as_ref()?.expose_secret()).ok()?;
+        self.verify_signature(&metadata, &jws).await.ok()?;
+        let is = |name: &str, value: &str| jws.claims.get(name).and_then(Value::as_str) == Some(value);
+        let ours = is("iss", &self.config.issuer) && is("azp", &self.config.client_id) && is("sub", subject);
+        ours.then_some(jws.claims)
+    }
+
+    pub(super) fn grant(&self, redeemed: Redeemed) -> Result<Grant, ProviderError> {
+        let Redeemed { tokens, verified, claims } = redeemed;
+        if let Some(missing) =
+            self.config.required_claims.iter().find(|path| claims::at(&claims, Some(path)).is_none())
+        {
+            return Err(ProviderError::ClaimMissing(missing.clone()));
+        }
+        let change = claims::change(&claims, &verified, &self.config);
+        Ok(Grant {
+            change,
+            tokens,
+            sid: verified.sid,
+            auth_time_ms: verified.auth_time_ms,
+            acr: verified.acr,
+        })
+    }
+}
+
+/// A spent code: verified, with every claim we could gather.
+pub(super) struct Redeemed {
+    pub tokens: Tokens,
+    pub verified: Verified,
+    pub claims: Map<String, Value>,
+}
+
+fn prompt_of(prompt: Prompt) -> CoreAuthPrompt {
+    match prompt {
+        Prompt::Login => CoreAuthPrompt::Login,
+        Prompt::SelectAccount => CoreAuthPrompt::SelectAccount,
+        Prompt::Consent => CoreAuthPrompt::Consent,
+        Prompt::Create => CoreAuthPrompt::Extension("create".to_owned()),
+        Prompt::None => CoreAuthPrompt::None,
+    }
+}
+
+#[async_trait]
+impl Provider for Oidc {
+    fn config(&self) -> &config::Provider {
+        &self.config
+    }
+
+    async fn authorize_url(
+        &self,
+        attempt: &LoginAttempt,
+        request: &LoginRequest,
+    ) -> Result<Url, ProviderError> {
+        let metadata = self.metadata().await?;
+        let url = self.authorization_request(&metadata.authorization_endpoint, attempt, request)?;
+        let push = match self.config.pushed_authorization {
+            When::Always => true,
+            When::Never => false,
+            When::Auto => metadata.requires_pushed_requests,
+        };
+        if push { self.push(&metadata, &url).await } else { Ok(url) }
+    }
+
+    async fn accept(&self, callback: &Callback, attempt: &LoginAttempt) -> Result<(), ProviderError> {
+        self.check_issuer(callback, attempt).await?;
+        self.check_error(callback, attempt)
+    }
+
+    async fn exchange(&self, callback: &Callback, attempt: &LoginAttempt) -> Result<Grant, ProviderError> {
+        let redeemed = self.redeem(callback, attempt).await?;
+        self.grant(redeemed)
+    }
+
+    async fn revoke(&self, token: &SecretString) -> Result<(), ProviderError> {
+        let metadata = self.metadata().await?;
+        let Some(endpoint) = &metadata.revocation_endpoint else { return Ok(()) };
+        let form = vec![("token".into(), token.expose_secret().to_owned())];
+        let answer = self.proof.post(self.call(&metadata, endpoint), form).await?;
+        if (200..300).contains(&answer.status) {
+            Ok(())
+        } else {
+            Err(ProviderError::Unavailable(format!("revocation answered {}", answer.status)))
+        }
+    }
+
+    async fn end_session_url(
+        &self,
+        id_token: Option<&SecretString>,
+        back_to: &Url,
+        state: &str,
+    ) -> Option<Url> {
+        let metadata = self.metadata().await.ok()?;
+        let mut url = metadata.end_session_endpoint.clone()?;
+        {
+            let mut query = url.query_pairs_mut();
+            if let Some(id_token) = id_token {
+                query.append_pair("id_token_hint", id_token.expose_secret());
+            }
+            query.append_pair("client_id", &self.config.client_id);
+            query.append_pair("post_logout_redirect_uri", back_to.as_str());
+            query.append_pair("state", state);
+        }
+        Some(url)
+    }
+
+    async fn probe(&self) -> Result<(), ProviderError> {
+        let metadata = self.metadata().await?;
+        let common = metadata.id_token_algs.is_empty()
+            || metadata.id_token_algs.iter().any(|alg| self.config.id_token_algs.contains(alg));
+        if !common {
+            return Err(ProviderError::Misconfigured(
+                "no ID token algorithm is allowed by both sides".to_owned(),
+            ));
+        }
+        self.keys
+            .warm(Source { http: &self.http, jwks_uri: &metadata.jwks_uri, now_ms: self.clock.now_ms() })
+            .await
+    }
+}

@@ -4,3 +4,5 @@
 mod house;
 #[cfg(test)]
 mod servers;
+#[cfg(test)]
+mod stores;

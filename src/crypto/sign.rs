@@ -316,9 +316,11 @@ mod tests {
                     let text = std::fs::read_to_string(&path).unwrap();
                     for line in text.lines().filter(|line| !line.trim_start().starts_with("//")) {
                         // Spelled in two halves, so that this test does not find itself.
-                        for word in
-                            [concat!("rsa", "::"), concat!("RsaPriv", "ateKey"), concat!("CoreRsaPriv", "ateSigningKey")]
-                        {
+                        for word in [
+                            concat!("rsa", "::"),
+                            concat!("RsaPriv", "ateKey"),
+                            concat!("CoreRsaPriv", "ateSigningKey"),
+                        ] {
                             let ours = line.contains("aws_lc_rs::");
                             assert!(ours || !line.contains(word), "{}: {line}", path.display());
                         }

@@ -35,9 +35,7 @@ pub fn code_exchange(arrived: &str, callback: &str) -> Vec<(&'static str, String
     let arrived = Url::parse(arrived).unwrap();
     let find = |wanted: &str| {
         let pair = arrived.query_pairs().find(|(name, _)| name == wanted);
-        pair.unwrap_or_else(|| panic!("no {wanted} in {arrived}"))
-            .1
-            .into_owned()
+        pair.unwrap_or_else(|| panic!("no {wanted} in {arrived}")).1.into_owned()
     };
     if arrived.query_pairs().any(|(name, _)| name == "state") {
         assert_eq!(find("state"), "state-1");
@@ -52,10 +50,7 @@ pub fn code_exchange(arrived: &str, callback: &str) -> Vec<(&'static str, String
 
 pub fn refresh(tokens: &Value) -> Vec<(&'static str, String)> {
     let token = tokens["refresh_token"].as_str().unwrap().to_owned();
-    vec![
-        ("grant_type", "refresh_token".to_owned()),
-        ("refresh_token", token),
-    ]
+    vec![("grant_type", "refresh_token".to_owned()), ("refresh_token", token)]
 }
 
 pub async fn post(url: &str, form: &[(&'static str, String)]) -> (u16, Value) {
@@ -66,10 +61,7 @@ pub async fn answered(request: reqwest::RequestBuilder) -> (u16, Value) {
     let answer = request.send().await.unwrap();
     let status = answer.status().as_u16();
     let text = answer.text().await.unwrap();
-    (
-        status,
-        serde_json::from_str(&text).unwrap_or(Value::String(text)),
-    )
+    (status, serde_json::from_str(&text).unwrap_or(Value::String(text)))
 }
 
 pub fn claims_of(tokens: &Value, kind: &str) -> Value {
@@ -124,10 +116,7 @@ pub fn random_text() -> String {
     URL_SAFE_NO_PAD.encode(bytes)
 }
 
-#[expect(
-    clippy::disallowed_methods,
-    reason = "a real server compares this with its own clock"
-)]
+#[expect(clippy::disallowed_methods, reason = "a real server compares this with its own clock")]
 pub fn unix_now() -> u64 {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     since.unwrap().as_secs()

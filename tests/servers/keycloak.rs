@@ -12,28 +12,19 @@ const KEYCLOAK_CALLBACK: &str = "http://127.0.0.1:4711/auth/callback/keycloak";
 
 #[tokio::test]
 async fn keycloak_signs_alice_in_and_changes_its_code_for_tokens() {
-    let realm = keycloak::server()
-        .await
-        .realm(keycloak::RealmSpec::default())
-        .await;
+    let realm = keycloak::server().await.realm(keycloak::RealmSpec::default()).await;
     let tokens = sign_in_at_keycloak(&realm, "alice").await;
     let claims = claims_of(&tokens, "id_token");
     assert_eq!(claims["iss"], realm.issuer.as_str());
     assert_eq!(claims["email"], "alice@example.test");
     assert_eq!(claims["sub"], realm.user_id("alice").await.as_str());
     let roles = &claims_of(&tokens, "access_token")["realm_access"]["roles"];
-    assert!(
-        roles.as_array().unwrap().contains(&json!("user")),
-        "{roles}"
-    );
+    assert!(roles.as_array().unwrap().contains(&json!("user")), "{roles}");
 }
 
 #[tokio::test]
 async fn keycloak_ends_a_refresh_token_when_an_administrator_logs_the_user_out() {
-    let realm = keycloak::server()
-        .await
-        .realm(keycloak::RealmSpec::default())
-        .await;
+    let realm = keycloak::server().await.realm(keycloak::RealmSpec::default()).await;
     let tokens = sign_in_at_keycloak(&realm, "bob").await;
     let (status, renewed) = refresh_at_keycloak(&realm, &tokens).await;
     assert_eq!(status, 200, "{renewed}");
@@ -44,10 +35,7 @@ async fn keycloak_ends_a_refresh_token_when_an_administrator_logs_the_user_out()
 
 #[tokio::test]
 async fn keycloak_lets_no_disabled_user_in() {
-    let realm = keycloak::server()
-        .await
-        .realm(keycloak::RealmSpec::default())
-        .await;
+    let realm = keycloak::server().await.realm(keycloak::RealmSpec::default()).await;
     realm.disable_user("ada").await;
     realm.delete_user("bob").await;
     let url = keycloak_url(&realm);
@@ -61,10 +49,7 @@ async fn keycloak_lets_no_disabled_user_in() {
 
 #[tokio::test]
 async fn keycloak_publishes_a_new_key_beside_the_old_until_that_is_dropped() {
-    let realm = keycloak::server()
-        .await
-        .realm(keycloak::RealmSpec::default())
-        .await;
+    let realm = keycloak::server().await.realm(keycloak::RealmSpec::default()).await;
     let before = kid_of_sign_in(&realm).await;
     realm.rotate_key().await;
     let after = kid_of_sign_in(&realm).await;
@@ -95,10 +80,7 @@ async fn keycloak_takes_pushed_requests_and_signed_client_assertions() {
     let (status, answer) = post(&endpoint("ext/par/request"), &pushed).await;
     assert_eq!(status, 201, "{answer}");
     let request_uri = answer["request_uri"].as_str().unwrap().to_owned();
-    let query = [
-        ("client_id", keycloak::Realm::PAR_CLIENT.to_owned()),
-        ("request_uri", request_uri),
-    ];
+    let query = [("client_id", keycloak::Realm::PAR_CLIENT.to_owned()), ("request_uri", request_uri)];
     let url = Url::parse_with_params(&endpoint("auth"), query).unwrap();
     let arrived = keycloak::sign_in(&http(), url.as_str(), "alice", "alice-pass-1").await;
     assert!(arrived.starts_with(callback), "{arrived}");
@@ -109,11 +91,7 @@ async fn keycloak_takes_pushed_requests_and_signed_client_assertions() {
     let mut exchange = code_exchange(&arrived, callback);
     exchange.extend(key.assertion(id, &realm.issuer));
     let (status, tokens) = post(&endpoint("token"), &exchange).await;
-    assert_eq!(
-        (status, &tokens["expires_in"]),
-        (200, &json!(77)),
-        "{tokens}"
-    );
+    assert_eq!((status, &tokens["expires_in"]), (200, &json!(77)), "{tokens}");
 }
 
 #[tokio::test]
@@ -125,9 +103,7 @@ async fn keycloak_tells_the_client_when_a_user_was_logged_out() {
     };
     let realm = keycloak::server().await.realm(spec).await;
     realm.set_backchannel_logout(&ear.url).await;
-    realm
-        .change_user("alice", &json!({ "firstName": "Alicia" }))
-        .await;
+    realm.change_user("alice", &json!({ "firstName": "Alicia" })).await;
     let tokens = sign_in_at_keycloak(&realm, "alice").await;
     let claims = claims_of(&tokens, "id_token");
     assert_eq!(claims["given_name"], "Alicia");
@@ -137,9 +113,7 @@ async fn keycloak_tells_the_client_when_a_user_was_logged_out() {
 
 fn keycloak_url(realm: &keycloak::Realm) -> String {
     let url = format!("{}/protocol/openid-connect/auth", realm.issuer);
-    Url::parse_with_params(&url, request(&realm.client_id, KEYCLOAK_CALLBACK))
-        .unwrap()
-        .into()
+    Url::parse_with_params(&url, request(&realm.client_id, KEYCLOAK_CALLBACK)).unwrap().into()
 }
 
 async fn sign_in_at_keycloak(realm: &keycloak::Realm, user: &str) -> Value {
@@ -155,14 +129,9 @@ async fn refresh_at_keycloak(realm: &keycloak::Realm, tokens: &Value) -> (u16, V
     exchange_at_keycloak(realm, refresh(tokens)).await
 }
 
-async fn exchange_at_keycloak(
-    realm: &keycloak::Realm,
-    form: Vec<(&'static str, String)>,
-) -> (u16, Value) {
+async fn exchange_at_keycloak(realm: &keycloak::Realm, form: Vec<(&'static str, String)>) -> (u16, Value) {
     let url = format!("{}/protocol/openid-connect/token", realm.issuer);
-    let request = http()
-        .post(url)
-        .basic_auth(&realm.client_id, Some(&realm.client_secret));
+    let request = http().post(url).basic_auth(&realm.client_id, Some(&realm.client_secret));
     answered(request.form(&form)).await
 }
 
@@ -176,7 +145,5 @@ async fn published_kids(realm: &keycloak::Realm) -> Vec<String> {
     let url = format!("{}/protocol/openid-connect/certs", realm.issuer);
     let (_, keys) = answered(http().get(url)).await;
     let keys = keys["keys"].as_array().unwrap();
-    keys.iter()
-        .map(|key| key["kid"].as_str().unwrap().to_owned())
-        .collect()
+    keys.iter().map(|key| key["kid"].as_str().unwrap().to_owned()).collect()
 }

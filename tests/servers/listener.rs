@@ -10,9 +10,7 @@ use super::client::part;
 
 /// The logout token of a form post, opened.
 pub fn logout_token(request: &str) -> Value {
-    let (_, token) = request
-        .split_once("logout_token=")
-        .expect("a logout token came");
+    let (_, token) = request.split_once("logout_token=").expect("a logout token came");
     part(token, 1)
 }
 
@@ -34,10 +32,7 @@ impl Ear {
         let accept = tokio::time::timeout(Duration::from_secs(20), self.listener.accept());
         let (mut stream, _) = accept.await.expect("somebody calls").unwrap();
         let request = read_request(&mut stream).await;
-        stream
-            .write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
-            .await
-            .unwrap();
+        stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await.unwrap();
         request
     }
 }
@@ -47,10 +42,7 @@ pub async fn read_request(stream: &mut tokio::net::TcpStream) -> String {
     let mut request = String::new();
     let mut bytes = [0; 4096];
     loop {
-        assert!(
-            Instant::now() < deadline,
-            "the request never ends: {request}"
-        );
+        assert!(Instant::now() < deadline, "the request never ends: {request}");
         let read = stream.read(&mut bytes).await.unwrap();
         request.push_str(&String::from_utf8_lossy(&bytes[..read]));
         let Some((head, body)) = request.split_once("\r\n\r\n") else {

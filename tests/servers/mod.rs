@@ -14,15 +14,9 @@ use listener::page_url;
 async fn each_test_gets_a_database_of_its_own() {
     let (one, other) = tokio::join!(postgres::fresh_database(), postgres::fresh_database());
     let mut connection = PgConnection::connect(&one.url).await.unwrap();
-    sqlx::raw_sql("CREATE TABLE seen (n BIGINT)")
-        .execute(&mut connection)
-        .await
-        .unwrap();
+    sqlx::raw_sql("CREATE TABLE seen (n BIGINT)").execute(&mut connection).await.unwrap();
     let mut stranger = PgConnection::connect(&other.url).await.unwrap();
-    sqlx::raw_sql("SELECT n FROM seen")
-        .execute(&mut stranger)
-        .await
-        .unwrap_err();
+    sqlx::raw_sql("SELECT n FROM seen").execute(&mut stranger).await.unwrap_err();
 }
 
 #[tokio::test]
@@ -39,10 +33,7 @@ async fn a_private_cluster_comes_back_with_its_data_on_the_same_port() {
     PgConnection::connect(&url).await.unwrap_err();
     cluster.start().await;
     let mut connection = PgConnection::connect(&url).await.unwrap();
-    let kept: i64 = sqlx::query_scalar("SELECT n FROM kept")
-        .fetch_one(&mut connection)
-        .await
-        .unwrap();
+    let kept: i64 = sqlx::query_scalar("SELECT n FROM kept").fetch_one(&mut connection).await.unwrap();
     assert_eq!(kept, 7);
 }
 
@@ -62,11 +53,7 @@ async fn chromium_opens_a_page_and_fills_it_in() {
     let dark = "return matchMedia('(prefers-color-scheme: dark)').matches";
     assert_eq!(chrome.run(dark).await, true);
     let log = chrome.console_log().await;
-    assert!(
-        log.iter()
-            .any(|line| line.contains("Content Security Policy")),
-        "{log:?}"
-    );
+    assert!(log.iter().any(|line| line.contains("Content Security Policy")), "{log:?}");
 
     chrome.fill("input", "first").await;
     chrome.fill("input", "second").await;
@@ -78,18 +65,9 @@ async fn chromium_opens_a_page_and_fills_it_in() {
     chrome.wait_for("input").await;
     let picture = tempfile::NamedTempFile::new().unwrap();
     chrome.screenshot(picture.path()).await;
-    assert!(
-        std::fs::read(picture.path())
-            .unwrap()
-            .starts_with(b"\x89PNG")
-    );
+    assert!(std::fs::read(picture.path()).unwrap().starts_with(b"\x89PNG"));
 
-    chrome
-        .goto(&format!(
-            "{}/.well-known/openid-configuration",
-            issuer.issuer
-        ))
-        .await;
+    chrome.goto(&format!("{}/.well-known/openid-configuration", issuer.issuer)).await;
     assert!(chrome.text("body").await.contains(&issuer.issuer));
     chrome.close().await;
 }

@@ -21,11 +21,7 @@ async fn oidc_provider_signs_anybody_in_and_rotates_refresh_tokens() {
     op.set_claims("carla", claims).await;
     let arrived = oidc_provider::sign_in(&http(), &op_url(&op), "carla").await;
     let (status, tokens) = exchange_at_op(&op, code_exchange(&arrived, OP_CALLBACK)).await;
-    assert_eq!(
-        (status, &tokens["expires_in"]),
-        (200, &json!(66)),
-        "{tokens}"
-    );
+    assert_eq!((status, &tokens["expires_in"]), (200, &json!(66)), "{tokens}");
     let claims = claims_of(&tokens, "id_token");
     assert_eq!(claims["sub"], "carla");
     assert_eq!(claims["email"], "carla@example.test");
@@ -48,11 +44,7 @@ async fn oidc_provider_answers_a_login_hint_with_the_code_when_the_client_asked_
         ..oidc_provider::OpSpec::default()
     })
     .await;
-    let answer = http()
-        .get(format!("{}&login_hint=dora", op_url(&op)))
-        .send()
-        .await
-        .unwrap();
+    let answer = http().get(format!("{}&login_hint=dora", op_url(&op))).send().await.unwrap();
     assert_eq!(answer.status(), 303);
     let arrived = answer.headers()["location"].to_str().unwrap().to_owned();
     let (status, tokens) = exchange_at_op(&op, code_exchange(&arrived, OP_CALLBACK)).await;
@@ -75,10 +67,7 @@ async fn oidc_provider_knows_every_way_a_client_may_name_itself() {
         .await;
         let name = || match authentication {
             PrivateKeyJwt(_) => key.assertion(&op.client_id, &op.issuer),
-            _ => vec![
-                ("client_id", op.client_id.clone()),
-                ("client_secret", op.client_secret.clone()),
-            ],
+            _ => vec![("client_id", op.client_id.clone()), ("client_secret", op.client_secret.clone())],
         };
         let mut pushed = request(&op.client_id, OP_CALLBACK);
         pushed.retain(|(field, _)| *field != "client_id");
@@ -86,10 +75,7 @@ async fn oidc_provider_knows_every_way_a_client_may_name_itself() {
         let (status, answer) = post(&format!("{}/request", op.issuer), &pushed).await;
         assert_eq!(status, 201, "{authentication:?}: {answer}");
         let request_uri = answer["request_uri"].as_str().unwrap();
-        let query = [
-            ("client_id", op.client_id.as_str()),
-            ("request_uri", request_uri),
-        ];
+        let query = [("client_id", op.client_id.as_str()), ("request_uri", request_uri)];
         let url = Url::parse_with_params(&format!("{}/auth", op.issuer), query).unwrap();
         let arrived = oidc_provider::sign_in(&http(), url.as_str(), "erik").await;
         let mut exchange = code_exchange(&arrived, OP_CALLBACK);
@@ -119,20 +105,10 @@ async fn oidc_provider_sends_logout_tokens() {
 
 fn op_url(op: &oidc_provider::OidcProvider) -> String {
     let url = format!("{}/auth", op.issuer);
-    Url::parse_with_params(&url, request(&op.client_id, OP_CALLBACK))
-        .unwrap()
-        .into()
+    Url::parse_with_params(&url, request(&op.client_id, OP_CALLBACK)).unwrap().into()
 }
 
-async fn exchange_at_op(
-    op: &oidc_provider::OidcProvider,
-    form: Vec<(&'static str, String)>,
-) -> (u16, Value) {
+async fn exchange_at_op(op: &oidc_provider::OidcProvider, form: Vec<(&'static str, String)>) -> (u16, Value) {
     let request = http().post(format!("{}/token", op.issuer));
-    answered(
-        request
-            .basic_auth(&op.client_id, Some(&op.client_secret))
-            .form(&form),
-    )
-    .await
+    answered(request.basic_auth(&op.client_id, Some(&op.client_secret)).form(&form)).await
 }

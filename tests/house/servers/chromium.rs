@@ -67,11 +67,7 @@ impl Chrome {
 
     /// Clicks the first element that `css` finds; waits for it.
     pub async fn click(&self, css: &str) {
-        self.find(css)
-            .await
-            .click()
-            .await
-            .expect("the element can be clicked");
+        self.find(css).await.click().await.expect("the element can be clicked");
     }
 
     /// Replaces what the field holds.
@@ -83,11 +79,7 @@ impl Chrome {
 
     /// The text as a person sees it.
     pub async fn text(&self, css: &str) -> String {
-        self.find(css)
-            .await
-            .text()
-            .await
-            .expect("the element has text")
+        self.find(css).await.text().await.expect("the element has text")
     }
 
     pub async fn wait_for(&self, css: &str) {
@@ -95,54 +87,35 @@ impl Chrome {
     }
 
     pub async fn current_url(&self) -> Url {
-        self.client
-            .current_url()
-            .await
-            .expect("the window has an address")
+        self.client.current_url().await.expect("the window has an address")
     }
 
     pub async fn back(&self) {
-        self.client
-            .back()
-            .await
-            .expect("there is a page to go back to");
+        self.client.back().await.expect("there is a page to go back to");
     }
 
     /// Runs `script` as the body of a function in the page and gives what it returns.
     pub async fn run(&self, script: &str) -> Value {
-        self.client
-            .execute(script, Vec::new())
-            .await
-            .expect("the script runs")
+        self.client.execute(script, Vec::new()).await.expect("the script runs")
     }
 
     /// Writes what is visible as PNG.
     pub async fn screenshot(&self, path: &Path) {
-        let png = self
-            .client
-            .screenshot()
-            .await
-            .expect("the window can be drawn");
+        let png = self.client.screenshot().await.expect("the window can be drawn");
         std::fs::write(path, png).expect("the picture can be written");
     }
 
     /// The size of the page itself, in CSS pixels: a real window is never narrower than 500.
     pub async fn set_size(&self, width: u32, height: u32) {
-        let metrics =
-            json!({ "width": width, "height": height, "deviceScaleFactor": 1, "mobile": false });
-        self.devtools("Emulation.setDeviceMetricsOverride", metrics)
-            .await;
+        let metrics = json!({ "width": width, "height": height, "deviceScaleFactor": 1, "mobile": false });
+        self.devtools("Emulation.setDeviceMetricsOverride", metrics).await;
     }
 
     /// What `prefers-color-scheme` says.
     pub async fn dark(&self, dark: bool) {
         let value = if dark { "dark" } else { "light" };
         let features = json!([{ "name": "prefers-color-scheme", "value": value }]);
-        self.devtools(
-            "Emulation.setEmulatedMedia",
-            json!({ "features": features }),
-        )
-        .await;
+        self.devtools("Emulation.setEmulatedMedia", json!({ "features": features })).await;
     }
 
     /// The console's lines since the last call, all levels; violations of a Content-Security-Policy are among them.
@@ -163,9 +136,7 @@ impl Chrome {
     /// One command of the Chrome `DevTools` protocol.
     pub async fn devtools(&self, command: &str, parameters: Value) -> Value {
         let body = json!({ "cmd": command, "params": parameters });
-        self.issue("goog/cdp/execute", body)
-            .await
-            .expect("Chromium knows the command")
+        self.issue("goog/cdp/execute", body).await.expect("Chromium knows the command")
     }
 
     /// Ends the browser and forgets its profile.
@@ -176,12 +147,7 @@ impl Chrome {
     }
 
     async fn find(&self, css: &str) -> fantoccini::elements::Element {
-        let found = self
-            .client
-            .wait()
-            .at_most(PATIENCE)
-            .for_element(Locator::Css(css))
-            .await;
+        let found = self.client.wait().at_most(PATIENCE).for_element(Locator::Css(css)).await;
         match found {
             Ok(element) => element,
             Err(error) => panic!("no `{css}` on {}: {error}", self.current_url().await),
@@ -219,17 +185,10 @@ async fn launch() -> Result<Driver, String> {
         signal: "TERM",
     })?;
     let mark = "started successfully on port ";
-    let line = process
-        .line(&[mark, "not found"], 0, Duration::from_secs(30))
-        .await?;
-    let port = line
-        .split_once(mark)
-        .map(|(_, port)| port.trim().trim_end_matches('.'));
+    let line = process.line(&[mark, "not found"], 0, Duration::from_secs(30)).await?;
+    let port = line.split_once(mark).map(|(_, port)| port.trim().trim_end_matches('.'));
     match port {
-        Some(port) => Ok(Driver {
-            url: format!("http://127.0.0.1:{port}"),
-            process,
-        }),
+        Some(port) => Ok(Driver { url: format!("http://127.0.0.1:{port}"), process }),
         None => Err(process.complaint("did not start")),
     }
 }

@@ -25,11 +25,8 @@ pub async fn sign_in(
             Some(form) => http.post(at.clone()).form(&form),
             None => http.get(at.clone()),
         };
-        let response = request
-            .header(COOKIE, jar.header())
-            .send()
-            .await
-            .map_err(|error| format!("{at}: {error}"))?;
+        let response =
+            request.header(COOKIE, jar.header()).send().await.map_err(|error| format!("{at}: {error}"))?;
         jar.keep(response.headers());
         let status = response.status();
         if status.is_redirection() {
@@ -40,20 +37,13 @@ pub async fn sign_in(
             at = next;
             continue;
         }
-        let page = response
-            .text()
-            .await
-            .map_err(|error| format!("{at}: {error}"))?;
+        let page = response.text().await.map_err(|error| format!("{at}: {error}"))?;
         let found = Form::first_in(&page).filter(|_| unsent && status.is_success());
         let Some(found) = found else {
-            return Err(format!(
-                "the sign-in ended on a page ({status}) at {at}:\n{page}"
-            ));
+            return Err(format!("the sign-in ended on a page ({status}) at {at}:\n{page}"));
         };
         unsent = false;
-        at = at
-            .join(&found.action)
-            .map_err(|error| format!("{}: {error}", found.action))?;
+        at = at.join(&found.action).map_err(|error| format!("{}: {error}", found.action))?;
         form = Some(found.filled_in(fields));
     }
     Err(format!("the sign-in went in circles, last at {at}"))
@@ -64,8 +54,7 @@ fn location(at: &Url, headers: &HeaderMap) -> Result<Url, String> {
         .get(LOCATION)
         .and_then(|value| value.to_str().ok())
         .ok_or_else(|| format!("{at}: a redirect without an address"))?;
-    at.join(location)
-        .map_err(|error| format!("{location}: {error}"))
+    at.join(location).map_err(|error| format!("{location}: {error}"))
 }
 
 /// Cookies of one provider by name. Paths and `Secure` are ignored: providers set `Secure` even over plain HTTP
@@ -75,11 +64,7 @@ struct Jar(HashMap<String, String>);
 
 impl Jar {
     fn keep(&mut self, headers: &HeaderMap) {
-        for cookie in headers
-            .get_all(SET_COOKIE)
-            .iter()
-            .filter_map(|value| value.to_str().ok())
-        {
+        for cookie in headers.get_all(SET_COOKIE).iter().filter_map(|value| value.to_str().ok()) {
             let pair = cookie.split(';').next().unwrap_or_default();
             let Some((name, value)) = pair.split_once('=') else {
                 continue;
@@ -87,18 +72,13 @@ impl Jar {
             if value.is_empty() {
                 self.0.remove(name.trim());
             } else {
-                self.0
-                    .insert(name.trim().to_owned(), value.trim().to_owned());
+                self.0.insert(name.trim().to_owned(), value.trim().to_owned());
             }
         }
     }
 
     fn header(&self) -> String {
-        let pairs: Vec<String> = self
-            .0
-            .iter()
-            .map(|(name, value)| format!("{name}={value}"))
-            .collect();
+        let pairs: Vec<String> = self.0.iter().map(|(name, value)| format!("{name}={value}")).collect();
         pairs.join("; ")
     }
 }
@@ -119,23 +99,15 @@ impl Form {
             .filter_map(|input| input.split('>').next())
             .filter(|input| attribute(input, "type").as_deref() == Some("hidden"))
             .filter_map(|input| {
-                Some((
-                    attribute(input, "name")?,
-                    attribute(input, "value").unwrap_or_default(),
-                ))
+                Some((attribute(input, "name")?, attribute(input, "value").unwrap_or_default()))
             })
             .collect();
         Some(Self { action, hidden })
     }
 
     fn filled_in(mut self, fields: &[(&str, &str)]) -> Vec<(String, String)> {
-        self.hidden
-            .retain(|(name, _)| fields.iter().all(|(field, _)| field != name));
-        self.hidden.extend(
-            fields
-                .iter()
-                .map(|(name, value)| ((*name).into(), (*value).into())),
-        );
+        self.hidden.retain(|(name, _)| fields.iter().all(|(field, _)| field != name));
+        self.hidden.extend(fields.iter().map(|(name, value)| ((*name).into(), (*value).into())));
         self.hidden
     }
 }
@@ -144,12 +116,9 @@ impl Form {
 fn attribute(tag: &str, name: &str) -> Option<String> {
     let mark = format!("{name}=\"");
     // The blank keeps `action` apart from `formaction`.
-    let start = tag.match_indices(&mark).find(|(at, _)| {
-        tag[..*at]
-            .chars()
-            .next_back()
-            .is_some_and(char::is_whitespace)
-    })?;
+    let start = tag
+        .match_indices(&mark)
+        .find(|(at, _)| tag[..*at].chars().next_back().is_some_and(char::is_whitespace))?;
     let value = &tag[start.0 + mark.len()..];
     Some(unescaped(&value[..value.find('"')?]))
 }

@@ -36,15 +36,8 @@ pub async fn server() -> &'static Keycloak {
 }
 
 /// Signs `user` in on Keycloak's page at `authorize_url` and gives the callback URL.
-pub async fn sign_in(
-    http: &reqwest::Client,
-    authorize_url: &str,
-    user: &str,
-    password: &str,
-) -> String {
-    try_sign_in(http, authorize_url, user, password)
-        .await
-        .unwrap_or_else(|reason| panic!("{reason}"))
+pub async fn sign_in(http: &reqwest::Client, authorize_url: &str, user: &str, password: &str) -> String {
+    try_sign_in(http, authorize_url, user, password).await.unwrap_or_else(|reason| panic!("{reason}"))
 }
 
 /// The same, for those who may be refused: an error holds the page on which it ended.
@@ -54,11 +47,7 @@ pub async fn try_sign_in(
     user: &str,
     password: &str,
 ) -> Result<String, String> {
-    let fields = [
-        ("username", user),
-        ("password", password),
-        ("credentialId", ""),
-    ];
+    let fields = [("username", user), ("password", password), ("credentialId", "")];
     form::sign_in(http, authorize_url, &fields).await
 }
 
@@ -71,13 +60,9 @@ impl Keycloak {
     /// One call of the Admin REST API as the server's admin, `path` below `/admin/realms`. Panics unless 2xx.
     pub async fn admin(&self, method: Method, path: &str, body: Option<&Value>) -> Value {
         let url = format!("{}/admin/realms{path}", self.base_url);
-        let mut request = http()
-            .request(method.clone(), &url)
-            .bearer_auth(self.token().await);
+        let mut request = http().request(method.clone(), &url).bearer_auth(self.token().await);
         if let Some(body) = body {
-            request = request
-                .header("content-type", "application/json")
-                .body(body.to_string());
+            request = request.header("content-type", "application/json").body(body.to_string());
         }
         let answer = request.send().await.expect("Keycloak answers");
         let status = answer.status();
@@ -93,10 +78,7 @@ impl Keycloak {
         {
             return token.clone();
         }
-        let url = format!(
-            "{}/realms/master/protocol/openid-connect/token",
-            self.base_url
-        );
+        let url = format!("{}/realms/master/protocol/openid-connect/token", self.base_url);
         let answer = http()
             .post(url)
             .form(&[
@@ -111,9 +93,7 @@ impl Keycloak {
         let text = answer.text().await.expect("Keycloak answers in full");
         let body: Value = serde_json::from_str(&text).unwrap_or(json!({}));
         let token = body["access_token"].as_str();
-        let token = token
-            .unwrap_or_else(|| panic!("no admin token: {text}"))
-            .to_owned();
+        let token = token.unwrap_or_else(|| panic!("no admin token: {text}")).to_owned();
         *held = Some((token.clone(), Instant::now()));
         token
     }
@@ -122,9 +102,7 @@ impl Keycloak {
 async fn launch() -> Result<Keycloak, String> {
     let root = checkout(".cache/keycloak");
     if !root.join(format!("ready-{VERSION}")).exists() {
-        return Err(format!(
-            "there is no Keycloak {VERSION} in .cache/keycloak. {INSTALL}"
-        ));
+        return Err(format!("there is no Keycloak {VERSION} in .cache/keycloak. {INSTALL}"));
     }
     let folder = folder("keycloak");
     // Schema, master realm and admin are made already: an empty database would take twice as long.
@@ -152,15 +130,6 @@ async fn launch() -> Result<Keycloak, String> {
     let Some((_, rest)) = line.split_once(mark) else {
         return Err(process.complaint("did not start"));
     };
-    let base_url = rest
-        .split([' ', ','])
-        .next()
-        .unwrap_or(rest)
-        .trim_end_matches('.')
-        .to_owned();
-    Ok(Keycloak {
-        base_url,
-        token: Mutex::new(None),
-        _process: process,
-    })
+    let base_url = rest.split([' ', ',']).next().unwrap_or(rest).trim_end_matches('.').to_owned();
+    Ok(Keycloak { base_url, token: Mutex::new(None), _process: process })
 }

@@ -85,18 +85,12 @@ pub async fn sign_in(http: &reqwest::Client, authorize_url: &str, user: &str) ->
 impl OidcProvider {
     /// Lays `claims` over the usual ones of `user`, for every client of the shared server: use names of your own.
     pub async fn set_claims(&self, user: &str, claims: Map<String, Value>) {
-        self.control(
-            Method::PUT,
-            &format!("people/{user}"),
-            Value::Object(claims),
-        )
-        .await;
+        self.control(Method::PUT, &format!("people/{user}"), Value::Object(claims)).await;
     }
 
     /// The account is gone: its refresh tokens answer `invalid_grant`.
     pub async fn remove(&self, user: &str) {
-        self.control(Method::PUT, &format!("people/{user}"), Value::Null)
-            .await;
+        self.control(Method::PUT, &format!("people/{user}"), Value::Null).await;
     }
 
     /// Sends a back-channel logout token for the latest sign-in of `user` at this client.
@@ -160,14 +154,9 @@ async fn launch() -> Result<Server, String> {
         signal: "KILL",
     })?;
     // A script that dies at once prints no such line: `Error` is its last word.
-    let line = process
-        .line(&["Listening on: ", "Error"], 0, Duration::from_secs(30))
-        .await?;
+    let line = process.line(&["Listening on: ", "Error"], 0, Duration::from_secs(30)).await?;
     let Some((_, issuer)) = line.split_once("Listening on: ") else {
         return Err(process.complaint("did not start"));
     };
-    Ok(Server {
-        issuer: issuer.trim().to_owned(),
-        _process: process,
-    })
+    Ok(Server { issuer: issuer.trim().to_owned(), _process: process })
 }

@@ -42,36 +42,19 @@ pub async fn fresh_database() -> Database {
     let mut connection = cluster.connect().await;
     let left = std::mem::take(&mut *LEFT.lock().expect("nobody panics while holding it"));
     for name in left {
-        run(
-            &mut connection,
-            format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)"),
-        )
-        .await;
+        run(&mut connection, format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)")).await;
     }
     let name = format!("test_{}", NEXT.fetch_add(1, Ordering::Relaxed));
-    run(
-        &mut connection,
-        format!("CREATE DATABASE {name} TEMPLATE template0"),
-    )
-    .await;
+    run(&mut connection, format!("CREATE DATABASE {name} TEMPLATE template0")).await;
     connection.close().await.expect("the connection closes");
-    Database {
-        url: cluster.url(&name),
-        name,
-    }
+    Database { url: cluster.url(&name), name }
 }
 
 /// A private cluster, for tests of outages. It holds one empty database `doorward`.
 pub async fn own_cluster() -> Cluster {
-    let cluster = Cluster::launch()
-        .await
-        .unwrap_or_else(|reason| panic!("{reason}"));
+    let cluster = Cluster::launch().await.unwrap_or_else(|reason| panic!("{reason}"));
     let mut connection = cluster.connect().await;
-    run(
-        &mut connection,
-        "CREATE DATABASE doorward TEMPLATE template0".to_owned(),
-    )
-    .await;
+    run(&mut connection, "CREATE DATABASE doorward TEMPLATE template0".to_owned()).await;
     connection.close().await.expect("the connection closes");
     cluster
 }
@@ -95,10 +78,7 @@ impl Cluster {
     async fn order(&mut self, order: &str, answer: &str) {
         let from = self.process.here();
         self.process.order(order).expect("the shell listens");
-        self.process
-            .line(&[answer], from, START_WITHIN)
-            .await
-            .unwrap_or_else(|reason| panic!("{reason}"));
+        self.process.line(&[answer], from, START_WITHIN).await.unwrap_or_else(|reason| panic!("{reason}"));
     }
 
     async fn launch() -> Result<Self, String> {
@@ -133,9 +113,7 @@ impl Cluster {
     }
 
     async fn connect(&self) -> PgConnection {
-        PgConnection::connect(&self.url("postgres"))
-            .await
-            .expect("the cluster accepts connections")
+        PgConnection::connect(&self.url("postgres")).await.expect("the cluster accepts connections")
     }
 }
 
@@ -149,10 +127,7 @@ impl Drop for Database {
 
 /// Statements about databases take no parameters; every name in them is made here.
 async fn run(connection: &mut PgConnection, statement: String) {
-    sqlx::raw_sql(AssertSqlSafe(statement))
-        .execute(connection)
-        .await
-        .expect("the statement is understood");
+    sqlx::raw_sql(AssertSqlSafe(statement)).execute(connection).await.expect("the statement is understood");
 }
 
 /// Whom PostgreSQL runs as: it refuses to be root.
@@ -166,10 +141,7 @@ impl Owner {
         if id(&["-u"])? != 0 {
             return Ok(Self::Myself);
         }
-        Ok(Self::Postgres {
-            user: id(&["-u", "postgres"])?,
-            group: id(&["-g", "postgres"])?,
-        })
+        Ok(Self::Postgres { user: id(&["-u", "postgres"])?, group: id(&["-g", "postgres"])? })
     }
 
     fn take(&self, path: &Path) -> Result<(), String> {
@@ -195,20 +167,11 @@ impl Owner {
 }
 
 fn id(arguments: &[&str]) -> Result<u32, String> {
-    let output = Command::new("id")
-        .args(arguments)
-        .output()
-        .map_err(|error| format!("id: {error}"))?;
+    let output = Command::new("id").args(arguments).output().map_err(|error| format!("id: {error}"))?;
     String::from_utf8_lossy(&output.stdout)
         .trim()
         .parse()
-        .map_err(|_| {
-            format!(
-                "`id {}` found nobody. {}",
-                arguments.join(" "),
-                super::INSTALL
-            )
-        })
+        .map_err(|_| format!("`id {}` found nobody. {}", arguments.join(" "), super::INSTALL))
 }
 
 /// The newest `/usr/lib/postgresql/*/bin`.
@@ -237,13 +200,7 @@ fn initdb(owner: &Owner, binaries: &Path, data: &Path) -> Result<(), String> {
         .args(arguments)
         .arg("--pgdata")
         .arg(data)
-        .args([
-            "--username=doorward",
-            "--auth=trust",
-            "--encoding=UTF8",
-            "--locale=C",
-            "--no-sync",
-        ])
+        .args(["--username=doorward", "--auth=trust", "--encoding=UTF8", "--locale=C", "--no-sync"])
         .current_dir(data)
         .stdin(Stdio::null())
         .output()
@@ -251,10 +208,7 @@ fn initdb(owner: &Owner, binaries: &Path, data: &Path) -> Result<(), String> {
     if output.status.success() {
         return Ok(());
     }
-    Err(format!(
-        "initdb failed: {}",
-        String::from_utf8_lossy(&output.stderr)
-    ))
+    Err(format!("initdb failed: {}", String::from_utf8_lossy(&output.stderr)))
 }
 
 fn server_command(owner: &Owner, binaries: &Path, data: &Path, port: u16) -> Vec<OsString> {

@@ -55,12 +55,7 @@ impl Supervised {
             .spawn()
             .map_err(|error| format!("{} was not started: {error}", launch.name))?;
         let orders = shell.stdin.take();
-        let mut this = Self {
-            name: launch.name,
-            shell,
-            orders,
-            folder: launch.folder,
-        };
+        let mut this = Self { name: launch.name, shell, orders, folder: launch.folder };
         this.order("start")?;
         Ok(this)
     }
@@ -77,21 +72,13 @@ impl Supervised {
     }
 
     /// Waits until one of `marks` is printed after byte `from`, and hands back the whole line.
-    pub async fn line(
-        &self,
-        marks: &[&str],
-        from: usize,
-        within: Duration,
-    ) -> Result<String, String> {
+    pub async fn line(&self, marks: &[&str], from: usize, within: Duration) -> Result<String, String> {
         let deadline = Instant::now() + within;
         loop {
             let output = self.output();
             let fresh = output.get(from..).unwrap_or_default();
             let whole = fresh.rfind('\n').map_or("", |end| &fresh[..end]);
-            if let Some(line) = whole
-                .lines()
-                .find(|line| marks.iter().any(|m| line.contains(m)))
-            {
+            if let Some(line) = whole.lines().find(|line| marks.iter().any(|m| line.contains(m))) {
                 return Ok(line.to_owned());
             }
             if Instant::now() > deadline {
@@ -106,12 +93,7 @@ impl Supervised {
         let output = self.output();
         let mut tail: Vec<&str> = output.lines().rev().take(30).collect();
         tail.reverse();
-        format!(
-            "{} {what}. {}. Its output ends with:\n{}",
-            self.name,
-            super::INSTALL,
-            tail.join("\n")
-        )
+        format!("{} {what}. {}. Its output ends with:\n{}", self.name, super::INSTALL, tail.join("\n"))
     }
 
     pub fn folder(&self) -> &Path {

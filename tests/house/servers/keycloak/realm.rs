@@ -70,25 +70,15 @@ impl Realm {
 
     pub(super) async fn create(keycloak: &'static Keycloak, spec: &RealmSpec) -> Self {
         let name = format!("suite-{}", NEXT.fetch_add(1, Ordering::Relaxed));
-        keycloak
-            .admin(Method::POST, "", Some(&realm_json(&name, spec)))
-            .await;
+        keycloak.admin(Method::POST, "", Some(&realm_json(&name, spec))).await;
         let issuer = format!("{}/realms/{name}", keycloak.base_url);
         let client_id = "doorward".to_owned();
-        Self {
-            name,
-            issuer,
-            client_id,
-            client_secret: SECRET.to_owned(),
-            keycloak,
-        }
+        Self { name, issuer, client_id, client_secret: SECRET.to_owned(), keycloak }
     }
 
     /// One call of the Admin REST API, `path` below the realm. Panics unless 2xx.
     pub async fn admin(&self, method: Method, path: &str, body: Option<&Value>) -> Value {
-        self.keycloak
-            .admin(method, &format!("/{}{path}", self.name), body)
-            .await
+        self.keycloak.admin(method, &format!("/{}{path}", self.name), body).await
     }
 
     /// From now on a new key signs. The old ones stay published until [`Realm::drop_old_keys`].
@@ -110,16 +100,14 @@ impl Realm {
         let _signing: Option<Value> = keys.pop();
         for key in keys {
             let id = key["id"].as_str().expect("a component has an id");
-            self.admin(Method::DELETE, &format!("/components/{id}"), None)
-                .await;
+            self.admin(Method::DELETE, &format!("/components/{id}"), None).await;
         }
     }
 
     /// Ends all sessions of a user, as the button of the admin console does.
     pub async fn logout_user(&self, name: &str) {
         let id = self.user_id(name).await;
-        self.admin(Method::POST, &format!("/users/{id}/logout"), None)
-            .await;
+        self.admin(Method::POST, &format!("/users/{id}/logout"), None).await;
     }
 
     pub async fn disable_user(&self, name: &str) {
@@ -128,15 +116,13 @@ impl Realm {
 
     pub async fn delete_user(&self, name: &str) {
         let id = self.user_id(name).await;
-        self.admin(Method::DELETE, &format!("/users/{id}"), None)
-            .await;
+        self.admin(Method::DELETE, &format!("/users/{id}"), None).await;
     }
 
     /// Changes the members of the user that `fields` names, as `PUT /users/{id}` does.
     pub async fn change_user(&self, name: &str, fields: &Value) {
         let id = self.user_id(name).await;
-        self.admin(Method::PUT, &format!("/users/{id}"), Some(fields))
-            .await;
+        self.admin(Method::PUT, &format!("/users/{id}"), Some(fields)).await;
     }
 
     /// The user's id, which is the `sub` of the tokens.
@@ -144,20 +130,16 @@ impl Realm {
         let path = format!("/users?exact=true&username={name}");
         let found = self.admin(Method::GET, &path, None).await;
         let id = found[0]["id"].as_str();
-        id.unwrap_or_else(|| panic!("the realm has no user {name}"))
-            .to_owned()
+        id.unwrap_or_else(|| panic!("the realm has no user {name}")).to_owned()
     }
 
     /// Where Keycloak sends logout tokens of the main client, with the real port.
     pub async fn set_backchannel_logout(&self, url: &str) {
-        let found = self
-            .admin(Method::GET, "/clients?clientId=doorward", None)
-            .await;
+        let found = self.admin(Method::GET, "/clients?clientId=doorward", None).await;
         let id = found[0]["id"].as_str().expect("the realm has the client");
         // A body of `attributes` alone merges; every other member of the client stays.
         let body = json!({ "attributes": { "backchannel.logout.url": url } });
-        self.admin(Method::PUT, &format!("/clients/{id}"), Some(&body))
-            .await;
+        self.admin(Method::PUT, &format!("/clients/{id}"), Some(&body)).await;
     }
 
     async fn rsa_keys(&self) -> Vec<Value> {
@@ -183,8 +165,7 @@ fn realm_json(name: &str, spec: &RealmSpec) -> Value {
         "clientRoles": { "realm-management": ["manage-users", "view-users", "view-events"] },
     })];
     users.extend(
-        [("alice", "user"), ("bob", "user"), ("ada", "admin")]
-            .map(|(user, role)| person(name, user, role)),
+        [("alice", "user"), ("bob", "user"), ("ada", "admin")].map(|(user, role)| person(name, user, role)),
     );
     json!({
         "realm": name, "enabled": true, "sslRequired": "none",

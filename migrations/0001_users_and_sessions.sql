@@ -1,4 +1,5 @@
--- One text for SQLite and PostgreSQL: only TEXT, BIGINT (Unix milliseconds), BOOLEAN and BYTEA; lists and the app's data are JSON in TEXT.
+-- One text for SQLite and PostgreSQL: only TEXT, BIGINT (Unix milliseconds), BOOLEAN and BYTEA; lists and
+-- the app's data are JSON in TEXT.
 
 -- The app may read this table and reference users(id). Identity is (provider, issuer, subject).
 CREATE TABLE users (
@@ -7,7 +8,8 @@ CREATE TABLE users (
     issuer              TEXT    NOT NULL,
     subject             TEXT    NOT NULL,
     email               TEXT,
-    -- The e-mail in lower case, to notice two users with one address. Not unique: e-mail never links or locks out.
+    -- The e-mail in lower case, to notice two users with one address.
+    -- Not unique: e-mail never links or locks out.
     email_folded        TEXT,
     email_verified      BOOLEAN NOT NULL,
     username            TEXT,
@@ -38,7 +40,8 @@ CREATE TABLE users (
 );
 CREATE INDEX users_email_folded ON users (email_folded);
 
--- key_hash is the SHA-256 of the browser's key; the tokens are sealed (see crypto). Ending a session erases its tokens.
+-- key_hash is the SHA-256 of the browser's key; the tokens are sealed
+-- (see crypto). Ending a session erases its tokens.
 CREATE TABLE sessions (
     id                  TEXT    NOT NULL PRIMARY KEY,
     kind                TEXT    NOT NULL,
@@ -73,7 +76,8 @@ CREATE INDEX sessions_expires_at ON sessions (expires_at);
 CREATE INDEX sessions_last_active_at ON sessions (last_active_at);
 CREATE INDEX sessions_revoked_at ON sessions (revoked_at);
 
--- Login attempts that were finished: the SHA-256 of their state. The unique key makes each of them single use.
+-- Login attempts that were finished: the SHA-256 of their state.
+-- The unique key makes each of them single use.
 CREATE TABLE used_attempts (
     state_hash BYTEA  NOT NULL PRIMARY KEY,
     expires_at BIGINT NOT NULL

@@ -99,7 +99,8 @@ pub enum KeyFault {
     Stretching,
 }
 
-/// 32 secret bytes from which every other symmetric key is derived. Wiped when dropped, never printed, never compared with `==`.
+/// 32 secret bytes from which every other symmetric key is derived. Wiped
+/// when dropped, never printed, never compared with `==`.
 ///
 /// ```compile_fail,E0369
 /// let key = |n: u8| doorward::crypto::MasterKey::from_bytes(&[n; 32]).unwrap();

@@ -1,10 +1,12 @@
 //! Keys, and what is done with them: sealing what the database keeps, signing what providers ask for.
 //!
-//! Owns: master keys and their strength, the sub-key of each purpose, the key ring, the sealed form, client assertions.
-//! Never does: primitives of its own, files, SQL, trying all keys on a text, printing a secret or comparing one with `==`.
+//! Owns: master keys and their strength, the sub-key of each purpose,
+//! the key ring, the sealed form, client assertions.
+//! Never does: primitives of its own, files, SQL, trying all keys on a
+//! text, printing a secret or comparing one with `==`.
 //!
 //! ```text
-//! 32 bytes or passphrase ─► MasterKey ─HKDF(purpose)─► KeyRing ─AES-256-GCM(place)─► [1][len][key id][nonce][text+tag]
+//! 32 bytes or passphrase ─► MasterKey ─HKDF(purpose)─► KeyRing ─AES-256-GCM(place)─► stored form
 //! ```
 
 pub mod key;

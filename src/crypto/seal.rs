@@ -1,6 +1,7 @@
 //! The key ring: AES-256-GCM bound to the place where the sealed bytes are kept.
 //!
-//! Stored form: `[version = 1][key id length][key id][nonce, 12 bytes][ciphertext and tag]` (security.md CR-04).
+//! Stored form: `[version = 1][key id length][key id][nonce, 12 bytes][ciphertext
+//! and tag]` (security.md CR-04).
 
 use aes_gcm::aead::{Aead as _, Generate as _, Payload};
 use aes_gcm::{Aes256Gcm, KeyInit as _};
@@ -106,7 +107,8 @@ impl KeyRing {
         self.keys.get(self.current).map_or_else(Vec::new, |key| key.seal(place, plaintext))
     }
 
-    /// Seals with one named key, for a canary that tells whether this key is still the same. `None` when the ring lacks it.
+    /// Seals with one named key, for a canary that tells whether this key
+    /// is still the same. `None` when the ring lacks it.
     #[must_use]
     pub fn seal_with(&self, key_id: &str, place: Place<'_>, plaintext: &[u8]) -> Option<Vec<u8>> {
         self.key(key_id).map(|key| key.seal(place, plaintext))

@@ -1,6 +1,7 @@
 //! Client assertions for `private_key_jwt` (RFC 7523 2.2): a compact JWS signed by aws-lc-rs.
 //!
-//! The `rsa` crate is in the tree as a verifier only; its private-key operations leak by time (RUSTSEC-2023-0071, CR-11).
+//! The `rsa` crate is in the tree as a verifier only; its private-key operations
+//! leak by time (RUSTSEC-2023-0071, CR-11).
 
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{
@@ -137,7 +138,8 @@ impl Signer {
         }
     }
 
-    /// A compact JWS (RFC 7515 3.1). The header's `alg` is set here, so that it never says something else than was done.
+    /// A compact JWS (RFC 7515 3.1). The header's `alg` is set here, so
+    /// that it never says something else than was done.
     ///
     /// # Errors
     /// The library refused to sign.

@@ -2,7 +2,8 @@
 
 use std::path::PathBuf;
 
-/// A database fault. Neither its display nor its debug form holds a password, a stored value or an SQL argument.
+/// A database fault. Neither its display nor its debug form holds
+/// a password, a stored value or an SQL argument.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// The configured address is no database; `0` says what is wrong with it, without the address.
@@ -16,13 +17,15 @@ pub enum StoreError {
     NewerSchema { found: i64, known: i64 },
     /// The schema is missing or behind, and migrating at start is switched off.
     #[error(
-        "the database has schema {found}, this Doorward needs {known}: run `doorward db migrate`, or set `database.migrate`"
+        "the database has schema {found}, this Doorward needs {known}: run `doorward db migrate`,
+        or set `database.migrate`"
     )]
     OlderSchema { found: i64, known: i64 },
     /// A migration did not run, or an applied one is not the one this Doorward knows.
     #[error("the database schema could not be prepared: {0}")]
     Migration(String),
-    /// The database does not answer, is full, read-only, starting, or too busy. It may recover by itself: answer 503.
+    /// The database does not answer, is full, read-only, starting, or too
+    /// busy. It may recover by itself: answer 503.
     #[error("the database is not available: {0}")]
     Unavailable(#[source] Cause),
     /// Two transactions stood in each other's way; the same work may be tried again (security.md RE-14).
@@ -104,7 +107,8 @@ enum Judgement {
 fn judge(fault: &dyn sqlx::error::DatabaseError) -> Judgement {
     let code = fault.code().unwrap_or_default();
     if fault.try_downcast_ref::<sqlx::sqlite::SqliteError>().is_some() {
-        // The lowest byte is the primary result code (sqlite.org/rescode.html): busy, locked, read-only, I/O, full,
+        // The lowest byte is the primary result code (sqlite.org/rescode.html): busy, locked, read-only,
+        // I/O, full,
         // cannot open.
         return match code.parse::<u32>().map(|code| code & 0xff) {
             Ok(5 | 6 | 8 | 10 | 13 | 14) => Judgement::Wait,
@@ -114,7 +118,8 @@ fn judge(fault: &dyn sqlx::error::DatabaseError) -> Judgement {
     // SQLSTATE (PostgreSQL, appendix A).
     match code.as_ref() {
         "40001" | "40P01" => Judgement::TryAgain,
-        // Timeouts, shutdown, start-up, fail-over to a read-only server, wrong password or database while somebody mends it.
+        // Timeouts, shutdown, start-up, fail-over to a read-only server, wrong
+        // password or database while somebody mends it.
         "57014" | "57P01" | "57P02" | "57P03" | "57P05" | "25006" | "25P03" | "55P03" | "3D000" => {
             Judgement::Wait
         }

@@ -1,6 +1,7 @@
 //! Our memory: users, sessions and what keeps replicas honest, in SQLite or PostgreSQL from one SQL text.
 //!
-//! Owns: the schema, every SQL statement, transactions, the sealing of what is stored, and what a database fault means.
+//! Owns: the schema, every SQL statement, transactions, the sealing of
+//! what is stored, and what a database fault means.
 //! Never does: decide who may come in, read a clock, talk to another house while a [`Writer`] is open.
 //!
 //! ```text
@@ -30,12 +31,14 @@ use tokio::time::Instant;
 pub use error::StoreError;
 pub use open::StoreOptions;
 
-/// Longest wait for a connection and its first statement together, so that a refusal takes less than 3 s (DS-03, RE-02).
+/// Longest wait for a connection and its first statement together, so
+/// that a refusal takes less than 3 s (DS-03, RE-02).
 const PATIENCE: Duration = Duration::from_millis(2_500);
 
 #[derive(Clone)]
 enum Pools {
-    /// SQLite has one writer at a time; a pool of one queues writers fairly instead of letting them fight for the lock.
+    /// SQLite has one writer at a time; a pool of one queues writers fairly
+    /// instead of letting them fight for the lock.
     Sqlite {
         writer: SqlitePool,
         readers: SqlitePool,
@@ -146,7 +149,8 @@ impl Db for Reader {
     }
 }
 
-/// A transaction under way. Never hold one across a call to someone else's house: on SQLite it stops all other writes.
+/// A transaction under way. Never hold one across a call to someone else's
+/// house: on SQLite it stops all other writes.
 pub struct Writer(Writing);
 
 enum Writing {
@@ -201,7 +205,8 @@ impl Limit {
     }
 }
 
-/// A frozen server never answers, not even with its own statement timeout: only our clock ends the wait (RE-02).
+/// A frozen server never answers, not even with its own statement
+/// timeout: only our clock ends the wait (RE-02).
 async fn within<T>(
     limit: Duration,
     statement: impl Future<Output = Result<T, sqlx::Error>>,

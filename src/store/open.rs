@@ -1,4 +1,5 @@
-//! From an address to pools, without asking the network anything: a database that is down must not keep Doorward from starting (RE-03).
+//! From an address to pools, without asking the network anything: a database that is down must not keep
+//! Doorward from starting (RE-03).
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -24,7 +25,8 @@ pub struct StoreOptions {
 }
 
 impl Store {
-    /// Reads the address and opens what can be opened without waiting: a SQLite file now, PostgreSQL at the first use.
+    /// Reads the address and opens what can be opened without waiting:
+    /// a SQLite file now, PostgreSQL at the first use.
     ///
     /// # Errors
     /// [`StoreError::BadUrl`], or [`StoreError::Unwritable`] for a SQLite file.
@@ -52,28 +54,51 @@ async fn open_sqlite(url: &str, pool_size: u32) -> Result<Pools, StoreError> {
     let options = options
         .foreign_keys(true)
         .journal_mode(SqliteJournalMode::Wal)
-        // NORMAL would let a power failure take back the last commits: an ended session would live again and a rotated
+        // NORMAL would let a power failure take back the last commits: an ended session would live again and
+        // a rotated
         // refresh token be lost. Logins are rare enough to pay for the disk.
         .synchronous(SqliteSynchronous::Full)
         .busy_timeout(PATIENCE)
         .disable_statement_logging();
-    let writer = SqlitePoolOptions::new()
-        .max_connections(1)
-        .idle_timeout(None)
-        .max_lifetime(None)
-        .acquire_timeout(PATIENCE)
-        // The file may be the app's database too, in its own hands: a short test at each use buys nothing here.
-        .test_before_acquire(false)
-        .connect_with(options.clone())
-        .await
-        .map_err(|error| unwritable(&path, &error.to_string()))?;
-    prove_writable(&writer).await.map_err(|error| unwritable(&path, &error.to_string()))?;
+    let writer = connect_writer(&options).await.map_err(|error| unwritable(&path, &error.to_string()))?;
+    match prove_writable(&writer).await {
+        // Whoever holds the lock writes, so the file can be written.
+        Err(error) if !is_busy(&error) => return Err(unwritable(&path, &error.to_string())),
+        _ => (),
+    }
     let readers = SqlitePoolOptions::new()
         .max_connections(pool_size.max(1))
         .acquire_timeout(PATIENCE)
         .test_before_acquire(false)
         .connect_lazy_with(options.read_only(true));
     Ok(Pools::Sqlite { writer, readers })
+}
+
+async fn connect_writer(options: &SqliteConnectOptions) -> Result<sqlx::SqlitePool, sqlx::Error> {
+    let until = tokio::time::Instant::now() + PATIENCE;
+    loop {
+        let connected = SqlitePoolOptions::new()
+            .max_connections(1)
+            .idle_timeout(None)
+            .max_lifetime(None)
+            .acquire_timeout(PATIENCE)
+            .test_before_acquire(false)
+            .connect_with(options.clone())
+            .await;
+        match connected {
+            // Two processes switch a new file to its log at the same moment; SQLite does not queue for that.
+            Err(error) if is_busy(&error) && tokio::time::Instant::now() < until => {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            done => return done,
+        }
+    }
+}
+
+/// `SQLITE_BUSY` or `SQLITE_LOCKED`, in whichever extended form.
+fn is_busy(error: &sqlx::Error) -> bool {
+    let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
+    code.and_then(|code| code.parse::<u32>().ok()).is_some_and(|code| matches!(code & 0xff, 5 | 6))
 }
 
 /// Takes the write lock once, so that a read-only disk or file is told at start and not at the first login.
@@ -125,7 +150,8 @@ fn open_postgres(url: &str, pool_size: u32) -> Result<Pools, StoreError> {
         .test_before_acquire(false)
         .after_connect(|conn, _| {
             Box::pin(async move {
-                // A little before our own clock, so that a slow statement ends on the server and the connection survives.
+                // A little before our own clock, so that a slow statement ends
+                // on the server and the connection survives.
                 conn.execute(
                     "SET statement_timeout = '2400ms'; SET idle_in_transaction_session_timeout = '10s'",
                 )
@@ -135,7 +161,8 @@ fn open_postgres(url: &str, pool_size: u32) -> Result<Pools, StoreError> {
         })
         .before_acquire(|conn, meta| {
             Box::pin(async move {
-                // A connection used a moment ago is trusted; after a rest it is asked, so that a restarted server costs
+                // A connection used a moment ago is trusted; after a rest it is asked, so that a restarted
+                // server costs
                 // nobody a request. The question is bounded by the time to acquire.
                 if meta.idle_for >= Duration::from_secs(1) {
                     conn.ping().await?;
@@ -145,7 +172,8 @@ fn open_postgres(url: &str, pool_size: u32) -> Result<Pools, StoreError> {
         })
         .after_release(|conn, _| {
             Box::pin(async move {
-                // A statement may have been given up on a frozen server; such a connection must not block its place.
+                // A statement may have been given up on a frozen server; such
+                // a connection must not block its place.
                 match tokio::time::timeout(Duration::from_secs(1), conn.ping()).await {
                     Ok(answer) => answer.map(|()| true),
                     Err(_) => Err(sqlx::Error::PoolTimedOut),

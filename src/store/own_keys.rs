@@ -1,6 +1,7 @@
 //! `own_keys`: keys and salts that Doorward makes for itself, once, and all replicas share.
 //!
-//! Names: `cookie-mac` and the like (sealed by the ring), `salt:<key id>` (plain: it is needed to make the ring),
+//! Names: `cookie-mac` and the like (sealed by the ring), `salt:<key id>` (plain: it is needed to make the
+//! ring),
 //! `canary:<key id>` (a known text sealed by that key, which tells a replaced key from the right one).
 
 use zeroize::Zeroizing;
@@ -63,7 +64,8 @@ pub async fn salt(
     stored.value.try_into().map_err(|_| StoreError::WrongKey(key_id.to_owned()))
 }
 
-/// Makes sure that each key of the ring is the one that this database knows by its id; a key seen first leaves its canary.
+/// Makes sure that each key of the ring is the one that this database knows
+/// by its id; a key seen first leaves its canary.
 ///
 /// # Errors
 /// [`StoreError::WrongKey`] with the first key that is another one, or the database's.
@@ -99,6 +101,7 @@ async fn insert_or_find(w: &mut Writer, name: &str, row: Row, now_ms: i64) -> Re
     if rows == 1 {
         return Ok(row);
     }
-    // The winner committed before our insert returned, so it is there, unless it was removed that very moment.
+    // The winner committed before our insert returned, so it is there,
+    // unless it was removed that very moment.
     find(w, name).await?.ok_or_else(StoreError::slow)
 }

@@ -7,7 +7,8 @@ use sqlx::{Connection as _, Executor as _, PgConnection, PgPool, SqlitePool};
 
 use super::{Pools, Store, StoreError, within};
 
-/// Expand, then contract: the version before must be able to run on the schema of this one (security.md RE-08).
+/// Expand, then contract: the version before must be able to run on
+/// the schema of this one (security.md RE-08).
 static MIGRATIONS: Migrator = sqlx::migrate!("./migrations");
 
 /// Waiting for another replica that is migrating, and migrating.
@@ -17,7 +18,8 @@ impl Store {
     /// Makes sure that the schema is the one this Doorward knows. May be called again until it succeeds.
     ///
     /// # Errors
-    /// [`StoreError::Unavailable`] while the database is down; [`StoreError::NewerSchema`], [`StoreError::OlderSchema`] and
+    /// [`StoreError::Unavailable`] while the database is down; [`StoreError::NewerSchema`],
+    /// [`StoreError::OlderSchema`] and
     /// [`StoreError::Migration`] need the operator.
     pub async fn prepare(&self) -> Result<(), StoreError> {
         let known = MIGRATIONS.iter().map(|migration| migration.version).max().unwrap_or(0);
@@ -46,7 +48,8 @@ impl Store {
         if tables == 0 {
             return Ok(0);
         }
-        let (newest,): (i64,) = sql!(fetch_one in &mut reader, "SELECT COALESCE(MAX(version), 0) FROM _sqlx_migrations WHERE success")?;
+        let (newest,): (i64,) = sql!(fetch_one in &mut reader,
+        "SELECT COALESCE(MAX(version), 0) FROM _sqlx_migrations WHERE success")?;
         Ok(newest)
     }
 }
@@ -54,18 +57,20 @@ impl Store {
 async fn migrate_sqlite(writer: &SqlitePool) -> Result<(), StoreError> {
     // One write lock around all of it: the driver has no lock of its own for two processes on one file.
     let mut transaction = writer.begin_with("BEGIN IMMEDIATE").await?;
-    MIGRATIONS.run(&mut *transaction).await.map_err(judge)?;
+    // `run` would do the same, but its future cannot be sent between threads.
+    MIGRATIONS.run_direct(None, &mut *transaction, false).await.map_err(judge)?;
     Ok(transaction.commit().await?)
 }
 
 async fn migrate_postgres(pool: &PgPool) -> Result<(), StoreError> {
-    // A connection of its own, because a migration may take longer than any statement of a visitor. When anything fails
+    // A connection of its own, because a migration may take longer than any statement of a visitor. When
+    // anything fails
     // it is dropped, which gives the advisory lock back.
     let options = pool.connect_options();
     let mut conn = within(super::PATIENCE, PgConnection::connect_with(&options)).await?;
     let work = async {
         conn.execute("SET statement_timeout = '60s'; SET lock_timeout = '60s'").await?;
-        Ok::<_, sqlx::Error>(MIGRATIONS.run(&mut conn).await)
+        Ok::<_, sqlx::Error>(MIGRATIONS.run_direct(None, &mut conn, false).await)
     };
     within(MIGRATION_TIME, work).await?.map_err(judge)?;
     // The migrations are committed; how the connection ends no longer matters.

@@ -1,6 +1,7 @@
 //! Re-encryption under way: every sealed cell moves to the current key, while others read and write (CR-05).
 //!
-//! Each cell is compared and set: if somebody wrote it since it was read, it is theirs, and sealed with a current key anyway.
+//! Each cell is compared and set: if somebody wrote it since it was read,
+//! it is theirs, and sealed with a current key anyway.
 //! Canaries stay: each belongs to its key.
 
 use std::collections::BTreeMap;
@@ -97,9 +98,11 @@ impl Column {
     }
 }
 
-/// Re-encrypts the next `limit` cells at most. Commit after each batch; a pass that dies in between is begun again.
+/// Re-encrypts the next `limit` cells at most. Commit after each batch;
+/// a pass that dies in between is begun again.
 ///
-/// A row written during the pass by a replica whose current key is still the old one stays behind: repeat until
+/// A row written during the pass by a replica whose current key is still the old one stays behind: repeat
+/// until
 /// [`key_usage`] names the current key alone.
 ///
 /// # Errors
@@ -135,7 +138,8 @@ pub async fn reseal_batch(
     Ok(done)
 }
 
-/// How many sealed cells name each key, canaries aside: a key with none may be retired. Damaged cells count under `""`.
+/// How many sealed cells name each key, canaries aside: a key with none
+/// may be retired. Damaged cells count under `""`.
 ///
 /// # Errors
 /// The database's.

@@ -2,7 +2,8 @@
 
 /// Runs one SQL text on whichever database `$db` is connected to.
 ///
-/// `sql!(fetch_optional in db, "SELECT … WHERE id = $1", id)?` — also `fetch_one`, `fetch_all` (rows by `FromRow`) and
+/// `sql!(fetch_optional in db, "SELECT … WHERE id = $1", id)?` — also `fetch_one`, `fetch_all` (rows by
+/// `FromRow`) and
 /// `execute` (number of rows). Where the databases differ: `"SQLite text" => "PostgreSQL text"`.
 /// The text is a literal, so no value can ever become SQL.
 macro_rules! sql {

@@ -8,7 +8,8 @@ use super::{StoreError, Writer};
 /// The database's.
 pub async fn take(w: &mut Writer, state_hash: &[u8], expires_at_ms: i64) -> Result<bool, StoreError> {
     let rows = sql!(execute in w,
-        "INSERT INTO used_attempts (state_hash, expires_at) VALUES ($1, $2) ON CONFLICT (state_hash) DO NOTHING",
+        "INSERT INTO used_attempts (state_hash, expires_at) VALUES ($1, $2) ON CONFLICT (state_hash) DO \
+         NOTHING",
         state_hash, expires_at_ms)?;
     Ok(rows == 1)
 }

@@ -1,4 +1,5 @@
-//! `users`: one row per (provider, issuer, subject), written by one guarded upsert whatever road the news came by.
+//! `users`: one row per (provider, issuer, subject), written by one guarded upsert whatever road the news
+//! came by.
 
 mod apply;
 
@@ -10,10 +11,11 @@ pub use apply::{Applied, ApplyError, Outcome, Road, apply, bury};
 /// The columns of [`UserRow`], from `users u`.
 macro_rules! user_columns {
     () => {
-        "u.id, u.provider, u.issuer, u.subject, u.email, u.email_verified, u.username, u.first_name, u.last_name, \
-         u.display_name, u.nickname, u.picture_url, u.usertag, u.locale, u.tenant_id, u.roles, u.groups, \
-         u.local_roles, u.is_active, u.status, u.has_app_access, u.created_at, u.updated_at, u.last_login_at, \
-         u.login_count, u.provider_updated_at, u.synced_at, u.deleted_at, u.app_data"
+        "u.id, u.provider, u.issuer, u.subject, u.email, u.email_verified, u.username, u.first_name, \
+         u.last_name, u.display_name, u.nickname, u.picture_url, u.usertag, u.locale, u.tenant_id, \
+         u.roles, u.groups, u.local_roles, u.is_active, u.status, u.has_app_access, u.created_at, \
+         u.updated_at, u.last_login_at, u.login_count, u.provider_updated_at, u.synced_at, u.deleted_at, \
+         u.app_data"
     };
 }
 pub(super) use user_columns;
@@ -132,7 +134,8 @@ pub async fn id_prefix_in_use(db: &mut impl Db, provider: &str) -> Result<Option
     Ok(row.map(|(id, subject)| id.strip_suffix(&subject).unwrap_or(&id).to_owned()))
 }
 
-/// The operator's word. Suspending ends all sessions at once; returns their ids, or `None` when there is no such user.
+/// The operator's word. Suspending ends all sessions at once; returns
+/// their ids, or `None` when there is no such user.
 ///
 /// # Errors
 /// The database's.
@@ -147,7 +150,8 @@ pub async fn set_status(
     ended(w, id, rows, status == Status::Suspended, now_ms).await
 }
 
-/// Whether the user may use this app. Taking that away ends all sessions; returns their ids, or `None` when there is no such user.
+/// Whether the user may use this app. Taking that away ends all sessions; returns
+/// their ids, or `None` when there is no such user.
 ///
 /// # Errors
 /// The database's.

@@ -73,7 +73,8 @@ impl Database {
         }
     }
 
-    /// Everything that a thief of the database would hold: the file and its log, or each row as text with bytes in hex.
+    /// Everything that a thief of the database would hold: the file and
+    /// its log, or each row as text with bytes in hex.
     pub async fn dump(&self) -> Vec<u8> {
         if let Some(path) = self.path() {
             return ["", "-wal"]

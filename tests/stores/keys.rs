@@ -155,7 +155,8 @@ on_each_database! {
         let ids: Vec<String> = (0..12).map(|n| format!("s{n:02}")).collect();
         user_with_sessions(&here, "ada", &ids.iter().map(String::as_str).collect::<Vec<_>>()).await;
         let writers = tokio::spawn(async move {
-            // A replica that does not know the new key as current yet goes on refreshing, ending and opening sessions.
+            // A replica that does not know the new key as current yet goes
+            // on refreshing, ending and opening sessions.
             let behind = ring("k1", &["k1", "k2"]);
             for round in 1..=5_i64 {
                 for n in 0..10 {

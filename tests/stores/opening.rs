@@ -110,3 +110,24 @@ async fn sqlite_keeps_what_was_committed_through_a_power_failure_and_checks_refe
     assert!(matches!(error, StoreError::Conflict(_)), "{error:?}");
     assert!(std::fs::exists(format!("{}-wal", db.path().unwrap().display())).unwrap());
 }
+
+#[tokio::test]
+async fn a_file_that_another_process_is_creating_or_writing_opens_all_the_same() {
+    for _ in 0..5 {
+        let db = Database::sqlite();
+        let mut tasks = tokio::task::JoinSet::new();
+        for _ in 0..4 {
+            let options = db.options();
+            tasks.spawn(async move {
+                let store = Store::open(&options).await.unwrap();
+                store.prepare().await.unwrap();
+            });
+        }
+        tasks.join_all().await;
+    }
+    let db = Database::sqlite();
+    let held = db.open().await.writer().await.unwrap();
+    let other = Store::open(&db.options()).await.unwrap();
+    other.ping().await.unwrap();
+    drop(held);
+}

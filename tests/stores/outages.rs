@@ -1,4 +1,5 @@
-//! The database goes, freezes, comes back: refused in under three seconds, never let in, well again by itself (RE-02, DS-03).
+//! The database goes, freezes, comes back: refused in under three seconds, never let in, well again by
+//! itself (RE-02, DS-03).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};

@@ -1,10 +1,11 @@
 //! `sessions`: keys hashed, tokens sealed, ends final.
 
+use base64::Engine as _;
 use doorward::crypto::OpenError;
 use doorward::domain::{Session, Tokens};
 use doorward::store::sessions::{self as rows, Renewal};
 use doorward::store::{Store, StoreError};
-use secrecy::ExposeSecret as _;
+use secrecy::ExposeSecret;
 
 use super::{HOUR, NOW, ring, session, tokens, user_with_sessions, write};
 use crate::house::databases::on_each_database;
@@ -18,7 +19,7 @@ async fn sealed(store: &Store, id: &str) -> Option<rows::SealedTokens> {
 }
 
 fn plain(tokens: &Tokens) -> [Option<&str>; 3] {
-    [&tokens.access, &tokens.refresh, &tokens.id].map(|token| token.as_ref().map(|t| t.expose_secret()))
+    [&tokens.access, &tokens.refresh, &tokens.id].map(|token| token.as_ref().map(ExposeSecret::expose_secret))
 }
 
 on_each_database! {
@@ -88,7 +89,6 @@ on_each_database! {
             assert!(!holds(secret.as_bytes()));
             assert!(!holds(doorward::crypto::key::to_hex(secret.as_bytes()).as_bytes()));
         }
-        use base64::Engine as _;
         let raw = base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(new.key.expose()).unwrap();
         assert!(!holds(&raw) && !holds(doorward::crypto::key::to_hex(&raw).as_bytes()));
     }

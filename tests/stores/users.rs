@@ -169,24 +169,24 @@ on_each_database! {
         let store = db.open().await;
         user_with_sessions(&store, "ada", &["s1"]).await;
         let mut w = store.writer().await.unwrap();
-        let buried = users::bury(&mut w, &Change { observed_at_ms: NOW - HOUR, ..change("ada") }, NOW + 1).await.unwrap();
+        let buried = users::bury(&mut w, &Change { is_active: Some(false), ..change("ada") }, NOW + 1).await.unwrap();
         w.commit().await.unwrap();
         assert_eq!((buried.outcome, buried.ended_sessions), (Outcome::Tombstone, vec!["s1".to_owned()]));
-        let stone = find(&store, "ada").await.unwrap();
-        assert_eq!((stone.deleted_at_ms, stone.is_active), (Some(NOW + 1), false));
+        let tombstone = find(&store, "ada").await.unwrap();
+        assert_eq!((tombstone.deleted_at_ms, tombstone.is_active), (Some(NOW + 1), false));
         for road in [Road::Sync, Road::Login] {
             let news = Change { observed_at_ms: NOW + HOUR, is_active: Some(true), ..change("ada") };
             let applied = apply(&store, &news, road, NOW + HOUR).await;
             assert_eq!(applied.outcome, Outcome::Tombstone);
             assert!(applied.user.admit().is_err());
         }
-        assert_eq!(find(&store, "ada").await.unwrap(), stone);
+        assert_eq!(find(&store, "ada").await.unwrap(), tombstone);
         // Buried twice stays as it was.
         let mut w = store.writer().await.unwrap();
         users::bury(&mut w, &change("ada"), NOW + 9).await.unwrap();
         w.commit().await.unwrap();
-        assert_eq!(find(&store, "ada").await.unwrap(), stone);
-        // A deletion that overtook the creation leaves its stone too.
+        assert_eq!(find(&store, "ada").await.unwrap(), tombstone);
+        // A deletion that overtook the creation leaves its tombstone too.
         let mut w = store.writer().await.unwrap();
         users::bury(&mut w, &change("bob"), NOW).await.unwrap();
         w.commit().await.unwrap();

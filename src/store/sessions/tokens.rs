@@ -55,7 +55,8 @@ impl SealedTokens {
     }
 
     /// # Errors
-    /// A token that does not open is no token: the caller ends the session and raises `crypt_decrypt_fail` (CR-08).
+    /// A token that does not open is no token: the caller ends the session
+    /// and raises `crypt_decrypt_fail` (CR-08).
     pub fn open(&self, ring: &KeyRing) -> Result<Tokens, OpenError> {
         let open = |column, sealed: Option<&Vec<u8>>| -> Result<Option<SecretString>, OpenError> {
             let Some(sealed) = sealed else { return Ok(None) };
@@ -82,8 +83,8 @@ impl SealedTokens {
 /// The database's.
 pub async fn tokens(db: &mut impl Db, session_id: &str) -> Result<Option<SealedTokens>, StoreError> {
     sql!(fetch_optional in db,
-        "SELECT id, access_token, refresh_token, id_token, token_expires_at, refresh_expires_at, scope, generation \
-         FROM sessions WHERE id = $1 AND revoked_at IS NULL",
+        "SELECT id, access_token, refresh_token, id_token, token_expires_at, refresh_expires_at, scope, \
+         generation FROM sessions WHERE id = $1 AND revoked_at IS NULL",
         session_id)
 }
 
@@ -97,7 +98,8 @@ pub struct Renewal<'a> {
     pub tokens: &'a Tokens,
 }
 
-/// Replaces a session's tokens, if nobody changed or ended it since they were read (SE-06, RT-02). `false` otherwise.
+/// Replaces a session's tokens, if nobody changed or ended it since they
+/// were read (SE-06, RT-02). `false` otherwise.
 ///
 /// # Errors
 /// The database's.
@@ -113,6 +115,7 @@ pub async fn save_tokens(
          refresh_expires_at = $7, scope = $8, generation = generation + 1, changed_at = $9 \
          WHERE id = $1 AND generation = $2 AND revoked_at IS NULL",
         renewal.session_id, renewal.generation, sealed.access.as_deref(), sealed.refresh.as_deref(),
-        sealed.id.as_deref(), sealed.token_expires_at, sealed.refresh_expires_at, sealed.scope.as_deref(), now_ms)?;
+        sealed.id.as_deref(), sealed.token_expires_at, sealed.refresh_expires_at,
+        sealed.scope.as_deref(), now_ms)?;
     Ok(rows == 1)
 }

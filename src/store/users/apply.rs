@@ -4,7 +4,8 @@ use super::{UserRow, user_columns};
 use crate::domain::{Change, Profile, Status, User, usertag};
 use crate::store::{StoreError, Writer, sessions};
 
-/// Tries against replicas that create or move the same row at the same moment; each lost race is settled by the next look.
+/// Tries against replicas that create or move the same row at the same
+/// moment; each lost race is settled by the next look.
 const TRIES: u32 = 8;
 
 /// How a change came.
@@ -36,7 +37,8 @@ pub struct Applied {
     pub outcome: Outcome,
     /// The row came over from a former issuer of its provider.
     pub moved_issuer: bool,
-    /// The new or changed e-mail is also another user's: worth an audit event, never a merge or a lock-out (ID-07, ID-08).
+    /// The new or changed e-mail is also another user's: worth an audit event,
+    /// never a merge or a lock-out (ID-07, ID-08).
     pub email_shared: bool,
     /// Sessions that ended because the user is no longer active.
     pub ended_sessions: Vec<String>,
@@ -54,7 +56,8 @@ pub enum ApplyError {
 
 /// Brings one provider's news about one subject into `users`.
 ///
-/// `usertag` and `local_roles` are given at creation and never again; `app_data`, `status` and `has_app_access` are never touched.
+/// `usertag` and `local_roles` are given at creation and never again; `app_data`, `status` and
+/// `has_app_access` are never touched.
 /// A user who is not active afterwards has no session left.
 ///
 /// # Errors
@@ -81,13 +84,14 @@ pub async fn apply(w: &mut Writer, change: &Change, road: Road, now_ms: i64) -> 
     Err(StoreError::slow().into())
 }
 
-/// Leaves a tombstone, also for a person never seen, so that news overtaken by the deletion finds it. Ends all sessions.
+/// Leaves a tombstone, also for a person never seen, so that news overtaken
+/// by the deletion finds it. Ends all sessions.
 ///
 /// # Errors
 /// [`ApplyError::IdentityConflict`], or the database's.
 pub async fn bury(w: &mut Writer, change: &Change, now_ms: i64) -> Result<Applied, ApplyError> {
-    let Applied { mut user, moved_issuer, .. } = apply(w, change, Road::Sync, now_ms).await?;
-    let mut ended_sessions = Vec::new();
+    let Applied { mut user, moved_issuer, mut ended_sessions, .. } =
+        apply(w, change, Road::Sync, now_ms).await?;
     if user.deleted_at_ms.is_none() {
         user.deleted_at_ms = Some(now_ms);
         user.is_active = false;
@@ -95,12 +99,13 @@ pub async fn bury(w: &mut Writer, change: &Change, now_ms: i64) -> Result<Applie
         sql!(execute in w,
             "UPDATE users SET deleted_at = $2, is_active = $3, updated_at = $2 WHERE id = $1",
             &user.id, now_ms, false)?;
-        ended_sessions = sessions::end_of_user(w, &user.id, None, now_ms).await?;
+        ended_sessions.extend(sessions::end_of_user(w, &user.id, None, now_ms).await?);
     }
     Ok(Applied { user, outcome: Outcome::Tombstone, moved_issuer, email_shared: false, ended_sessions })
 }
 
-/// PostgreSQL stores no NUL, and nobody's name has one; lists are sorted, so that a provider's mood is no news.
+/// PostgreSQL stores no NUL, and nobody's name has one; lists are
+/// sorted, so that a provider's mood is no news.
 fn clean(change: &Change) -> Change {
     let mut change = change.clone();
     let profile = &mut change.profile;
@@ -125,7 +130,8 @@ fn clean(change: &Change) -> Change {
     change
 }
 
-/// The row of this identity, locked until the end of the transaction; a row under a former issuer moves over first.
+/// The row of this identity, locked until the end of the transaction;
+/// a row under a former issuer moves over first.
 async fn locate(w: &mut Writer, change: &Change) -> Result<Option<(User, bool)>, ApplyError> {
     if let Some(user) = lock(w, change, &change.issuer).await? {
         return Ok(Some((user, false)));
@@ -198,19 +204,20 @@ async fn create(
     let Texts { email, email_folded, roles, groups } = Texts::of(&user);
     let profile = &user.profile;
     let rows = sql!(execute in w,
-        "INSERT INTO users (id, provider, issuer, subject, email, email_folded, email_verified, username, first_name, \
-         last_name, display_name, nickname, picture_url, usertag, locale, tenant_id, roles, groups, local_roles, \
-         is_active, status, has_app_access, created_at, updated_at, last_login_at, login_count, \
-         provider_updated_at, synced_at, app_data) \
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, \
-         $20, $21, $22, $23, $24, $25, $26, $27, $28, $29) ON CONFLICT DO NOTHING",
+        "INSERT INTO users (id, provider, issuer, subject, email, email_folded, email_verified, username, \
+         first_name, last_name, display_name, nickname, picture_url, usertag, locale, tenant_id, roles, \
+         groups, local_roles, is_active, status, has_app_access, created_at, updated_at, last_login_at, \
+         login_count, provider_updated_at, synced_at, app_data) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, \
+         $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24, $25, $26, $27, \
+         $28, $29) ON CONFLICT DO NOTHING",
         &user.id, &user.provider, &user.issuer, &user.subject, email, email_folded.as_deref(),
         profile.email_verified, profile.username.as_deref(), profile.first_name.as_deref(),
         profile.last_name.as_deref(), profile.display_name.as_deref(), profile.nickname.as_deref(),
-        profile.picture_url.as_deref(), &user.usertag, profile.locale.as_deref(), profile.tenant_id.as_deref(),
-        &roles, &groups, write_list(&user.local_roles), user.is_active, user.status.as_str(), user.has_app_access,
-        user.created_at_ms, user.updated_at_ms, user.last_login_at_ms, user.login_count,
-        user.provider_updated_at_ms, user.synced_at_ms, &user.app_data)?;
+        profile.picture_url.as_deref(), &user.usertag, profile.locale.as_deref(),
+        profile.tenant_id.as_deref(), &roles, &groups, write_list(&user.local_roles), user.is_active,
+        user.status.as_str(), user.has_app_access, user.created_at_ms, user.updated_at_ms,
+        user.last_login_at_ms, user.login_count, user.provider_updated_at_ms, user.synced_at_ms,
+        &user.app_data)?;
     Ok((rows == 1).then_some(user))
 }
 
@@ -277,15 +284,15 @@ async fn save(w: &mut Writer, user: &User) -> Result<(), StoreError> {
     let Texts { email, email_folded, roles, groups } = Texts::of(user);
     let profile: &Profile = &user.profile;
     sql!(execute in w,
-        "UPDATE users SET email = $2, email_folded = $3, email_verified = $4, username = $5, first_name = $6, \
-         last_name = $7, display_name = $8, nickname = $9, picture_url = $10, locale = $11, tenant_id = $12, \
-         roles = $13, groups = $14, is_active = $15, updated_at = $16, last_login_at = $17, login_count = $18, \
-         provider_updated_at = $19, synced_at = $20 WHERE id = $1",
+        "UPDATE users SET email = $2, email_folded = $3, email_verified = $4, username = $5, \
+         first_name = $6, last_name = $7, display_name = $8, nickname = $9, picture_url = $10, \
+         locale = $11, tenant_id = $12, roles = $13, groups = $14, is_active = $15, updated_at = $16, \
+         last_login_at = $17, login_count = $18, provider_updated_at = $19, synced_at = $20 WHERE id = $1",
         &user.id, email, email_folded.as_deref(), profile.email_verified, profile.username.as_deref(),
         profile.first_name.as_deref(), profile.last_name.as_deref(), profile.display_name.as_deref(),
         profile.nickname.as_deref(), profile.picture_url.as_deref(), profile.locale.as_deref(),
-        profile.tenant_id.as_deref(), &roles, &groups, user.is_active, user.updated_at_ms, user.last_login_at_ms,
-        user.login_count, user.provider_updated_at_ms, user.synced_at_ms)?;
+        profile.tenant_id.as_deref(), &roles, &groups, user.is_active, user.updated_at_ms,
+        user.last_login_at_ms, user.login_count, user.provider_updated_at_ms, user.synced_at_ms)?;
     Ok(())
 }
 
@@ -321,7 +328,8 @@ async fn is_email_shared(w: &mut Writer, user: &User) -> Result<bool, StoreError
     Ok(other.is_some())
 }
 
-/// The wish, or the first free of `-2`, `-3` …: doubling and halving, so that the ten-thousandth `info` costs 27 looks.
+/// The wish, or the first free of `-2`, `-3` …: doubling and halving,
+/// so that the ten-thousandth `info` costs 27 looks.
 async fn free_tag(w: &mut Writer, wish: &str) -> Result<String, StoreError> {
     let (mut taken, mut free) = (1, 1);
     while is_tag_taken(w, &usertag::nth(wish, free)).await? {

@@ -1,0 +1,3 @@
+//! The road to the app behind us.
+
+pub mod demo;

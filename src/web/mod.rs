@@ -1,0 +1,3 @@
+//! The door: HTTP in, HTTP out, nothing else.
+
+pub mod views;

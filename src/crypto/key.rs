@@ -150,6 +150,22 @@ impl MasterKey {
     /// # Errors
     /// The passphrase is too short or too simple.
     pub fn from_passphrase(passphrase: &str, salt: &[u8; SALT_BYTES]) -> Result<Self, KeyFault> {
+        Self::check_passphrase(passphrase)?;
+        let passphrase = passphrase.trim();
+        let cost = Params::new(ARGON2_MEMORY_KIB, ARGON2_PASSES, ARGON2_LANES, Some(KEY_BYTES))
+            .map_err(|_| KeyFault::Stretching)?;
+        let mut key = Zeroizing::new([0_u8; KEY_BYTES]);
+        Argon2::new(Algorithm::Argon2id, Version::V0x13, cost)
+            .hash_password_into(passphrase.as_bytes(), salt, key.as_mut_slice())
+            .map_err(|_| KeyFault::Stretching)?;
+        Ok(Self(key))
+    }
+
+    /// Whether a passphrase is strong enough, before there is a salt to stretch it with.
+    ///
+    /// # Errors
+    /// The passphrase is too short or too simple.
+    pub fn check_passphrase(passphrase: &str) -> Result<(), KeyFault> {
         let passphrase = passphrase.trim();
         let chars = passphrase.chars().count();
         if chars < PASSPHRASE_MIN_CHARS {
@@ -160,16 +176,7 @@ impl MasterKey {
         kinds.dedup();
         let simple = kinds.len() < 8;
         kinds.zeroize();
-        if simple {
-            return Err(KeyFault::PassphraseSimple);
-        }
-        let cost = Params::new(ARGON2_MEMORY_KIB, ARGON2_PASSES, ARGON2_LANES, Some(KEY_BYTES))
-            .map_err(|_| KeyFault::Stretching)?;
-        let mut key = Zeroizing::new([0_u8; KEY_BYTES]);
-        Argon2::new(Algorithm::Argon2id, Version::V0x13, cost)
-            .hash_password_into(passphrase.as_bytes(), salt, key.as_mut_slice())
-            .map_err(|_| KeyFault::Stretching)?;
-        Ok(Self(key))
+        if simple { Err(KeyFault::PassphraseSimple) } else { Ok(()) }
     }
 
     /// The key of one purpose, by HKDF-SHA256 with the purpose as label (RFC 5869).

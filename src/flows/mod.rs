@@ -5,6 +5,7 @@
 //! A flow takes `&App` and domain values and returns domain values, so that browser, API, command line and jobs share it.
 
 pub mod audit;
+pub mod check;
 pub mod login;
 pub mod logout;
 pub mod reload;

@@ -6,10 +6,50 @@ use super::{Visitor, audit};
 use crate::app::App;
 use crate::error::Result;
 use crate::store::rotate::{self, Progress};
+use crate::store::{Store, own_keys};
 
 const BATCH: u32 = 200;
 /// A replica that still seals with the old key may add cells behind us; more passes than this mean that it was not told of the new key.
 const PASSES_MAX: u32 = 3;
+
+/// One key of the ring, or one that stored values still name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Key {
+    pub id: String,
+    pub current: bool,
+    pub in_ring: bool,
+    /// Days since the key first met this database.
+    pub age_days: Option<i64>,
+    pub rows: u64,
+}
+
+/// Every key that matters, the sealing one first.
+pub async fn list(app: &App) -> Result<Vec<Key>> {
+    let setup = app.setup();
+    let mut reader = app.store.reader().await?;
+    let usage = rotate::key_usage(&mut reader).await?;
+    drop(reader);
+    let ages = ages(&app.store, app.now_ms()).await?;
+    let mut ids: Vec<&str> = setup.ring.ids().chain(usage.keys().map(String::as_str)).collect();
+    ids.sort_unstable_by_key(|id| (*id != setup.ring.current_id(), (*id).to_owned()));
+    ids.dedup();
+    let key = |id: &str| Key {
+        id: id.to_owned(),
+        current: id == setup.ring.current_id(),
+        in_ring: setup.ring.ids().any(|own| own == id),
+        age_days: ages.get(id).copied(),
+        rows: usage.get(id).copied().unwrap_or_default(),
+    };
+    Ok(ids.into_iter().map(key).collect())
+}
+
+/// Days since each key first met this database.
+pub async fn ages(store: &Store, now_ms: i64) -> Result<BTreeMap<String, i64>> {
+    const DAY_MS: i64 = 24 * 60 * 60 * 1000;
+    let mut reader = store.reader().await?;
+    let met = own_keys::first_met(&mut reader).await?;
+    Ok(met.into_iter().map(|(id, at_ms)| (id, (now_ms - at_ms).max(0) / DAY_MS)).collect())
+}
 
 /// What a rotation did.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]

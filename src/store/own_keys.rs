@@ -4,6 +4,8 @@
 //! ring),
 //! `canary:<key id>` (a known text sealed by that key, which tells a replaced key from the right one).
 
+use std::collections::BTreeMap;
+
 use zeroize::Zeroizing;
 
 use super::{Db, StoreError, Writer};
@@ -86,6 +88,17 @@ pub async fn check_canaries(w: &mut Writer, ring: &KeyRing, now_ms: i64) -> Resu
         }
     }
     Ok(())
+}
+
+/// When each key of a ring first met this database, Unix ms, by key id.
+///
+/// # Errors
+/// The database's.
+pub async fn first_met(db: &mut impl Db) -> Result<BTreeMap<String, i64>, StoreError> {
+    let rows: Vec<(String, i64)> =
+        sql!(fetch_all in db, "SELECT name, created_at FROM own_keys WHERE name LIKE 'canary:%'")?;
+    let id = |(name, at): (String, i64)| name.strip_prefix("canary:").map(|id| (id.to_owned(), at));
+    Ok(rows.into_iter().filter_map(id).collect())
 }
 
 async fn find(db: &mut impl Db, name: &str) -> Result<Option<Row>, StoreError> {

@@ -1,0 +1,265 @@
+//! Opens both listeners and everything behind them, and closes them again.
+//!
+//! Owns: binding, the order of the start, reload and shutdown. Never does: answer a request, or decide anything about one.
+
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix_web::dev::{Server as Http, ServerHandle};
+use actix_web::middleware::from_fn;
+use actix_web::{App as HttpApp, HttpServer, web};
+use arc_swap::ArcSwapOption;
+use tokio::sync::watch;
+
+use crate::app::App;
+use crate::config::{Config, ProviderKind, Sources};
+use crate::dev_idp::DevIdp;
+use crate::flows::start::{self, Furniture, Keys, StartFault};
+use crate::flows::reload;
+use crate::jobs;
+use crate::store::Store;
+use crate::web::operations::{self, MaybeApp};
+use crate::web::{self as door, Door, waiting};
+
+/// How long between two looks for a database that is not there yet.
+const LOOK_AGAIN: Duration = Duration::from_millis(500);
+const HEAD_TIME: Duration = Duration::from_secs(10);
+const KEEP_ALIVE: Duration = Duration::from_secs(75);
+const BODY_MAX: usize = 64 * 1024;
+
+/// A server whose listeners are bound and which answers nobody yet.
+pub struct Server {
+    config: Config,
+    sources: Option<Sources>,
+    public: TcpListener,
+    operations: TcpListener,
+    store: Store,
+    keys: Keys,
+    at: Furniture,
+    app: MaybeApp,
+    dev_idp: Option<DevIdp>,
+    workers: usize,
+}
+
+impl Server {
+    /// Binds both listeners, reads the keys, and opens the database address.
+    ///
+    /// # Errors
+    /// Sentences for the operator.
+    pub async fn bind(mut config: Config, sources: Option<Sources>, at: Furniture) -> Result<Self, StartFault> {
+        let public = listen(config.server.listen, "server.listen")?;
+        let operations = listen(config.server.operations_listen, "server.operations_listen")?;
+        let here = address(&public)?;
+        if config.server.listen.port() == 0 {
+            config.follow_port(here.port());
+        }
+        let keys = start::read_keys(&config, &*at.random)?;
+        let store = start::open_store(&config).await?;
+        let dev_idp = dev_idp(&config, &at)?;
+        tracing::info!(public = %here, operations = %address(&operations)?, public_url = %config.server.public_url, "listening");
+        Ok(Self { config, sources, public, operations, store, keys, at, app: Arc::new(ArcSwapOption::empty()), dev_idp, workers: 0 })
+    }
+
+    /// Serves with this many worker threads instead of one per core.
+    #[must_use]
+    pub fn workers(mut self, workers: usize) -> Self {
+        self.workers = workers;
+        self
+    }
+
+    /// Real addresses of the public and the operations listener.
+    ///
+    /// # Errors
+    /// When the system does not say.
+    pub fn addresses(&self) -> Result<(SocketAddr, SocketAddr), StartFault> {
+        Ok((address(&self.public)?, address(&self.operations)?))
+    }
+
+    /// The one origin that people see.
+    #[must_use]
+    pub fn public_url(&self) -> &url::Url {
+        &self.config.server.public_url
+    }
+
+    /// The embedded development issuer, where one is configured; tests script it.
+    #[must_use]
+    pub fn dev_idp(&self) -> Option<DevIdp> {
+        self.dev_idp.clone()
+    }
+
+    /// The house once it is furnished; empty while the database is not there.
+    #[must_use]
+    pub fn app(&self) -> MaybeApp {
+        Arc::clone(&self.app)
+    }
+
+    /// Serves until asked to stop (`stop`, SIGTERM or SIGINT), then finishes what is under way within the configured time.
+    ///
+    /// # Errors
+    /// Sentences for the operator: what keeps the house from opening, at once or after the database came up.
+    pub async fn run_until_stopped(self, mut stop: watch::Receiver<bool>) -> Result<(), StartFault> {
+        let operations = serve_operations(&self)?;
+        let operations_handle = operations.handle();
+        tokio::spawn(operations);
+        let opened = self.open(&mut stop).await;
+        operations_handle.stop(false).await;
+        opened
+    }
+
+    async fn open(self, stop: &mut watch::Receiver<bool>) -> Result<(), StartFault> {
+        if !self.wait_for_database(stop).await? {
+            return Ok(());
+        }
+        let shutdown = Duration::from_millis(self.config.server.shutdown_ms);
+        let app = Arc::new(start::furnish(self.store, self.config, self.keys, self.at).await?);
+        let mac = start::cookie_key(&app).await?;
+        let doors = Door::new(Arc::clone(&app), &mac, self.dev_idp.is_some());
+        let server = serve_public(&self.public, doors, self.dev_idp, self.workers)?;
+        let handle = server.handle();
+        self.app.store(Some(Arc::clone(&app)));
+        let (close, closing) = watch::channel(false);
+        let jobs = tokio::spawn(jobs::run(Arc::clone(&app), closing));
+        let mut serving = tokio::spawn(server);
+        tokio::select! {
+            _ = stop.wait_for(|stop| *stop) => {}
+            () = signals(&app, self.sources.as_ref()) => {}
+            _ = &mut serving => return Err(StartFault::Faults(vec!["the listener ended by itself".to_owned()])),
+        }
+        tracing::info!("stopping: finishing what is under way");
+        let _ = tokio::time::timeout(shutdown, handle.stop(true)).await;
+        let _ = close.send(true);
+        let _ = jobs.await;
+        app.store.close().await;
+        Ok(())
+    }
+
+    /// Prepares the schema. While the database is away, the closed door answers; `false` when asked to stop meanwhile.
+    async fn wait_for_database(&self, stop: &mut watch::Receiver<bool>) -> Result<bool, StartFault> {
+        let mut closed: Option<ServerHandle> = None;
+        let ready = loop {
+            match start::prepare(&self.store).await {
+                Ok(()) => break Ok(true),
+                Err(StartFault::NotYet(problem)) => {
+                    if closed.is_none() {
+                        tracing::warn!(problem, "the database is not there yet; the door stays closed until it is");
+                        let server = serve_closed(&self.public)?;
+                        closed = Some(server.handle());
+                        tokio::spawn(server);
+                    }
+                }
+                Err(fault) => break Err(fault),
+            }
+            tokio::select! {
+                () = tokio::time::sleep(LOOK_AGAIN) => {}
+                _ = stop.wait_for(|stop| *stop) => break Ok(false),
+                () = stop_signals() => break Ok(false),
+            }
+        };
+        if let Some(closed) = closed {
+            closed.stop(true).await;
+        }
+        ready
+    }
+}
+
+fn listen(address: SocketAddr, key: &str) -> Result<TcpListener, StartFault> {
+    TcpListener::bind(address)
+        .map_err(|e| StartFault::Faults(vec![format!("{key}: cannot listen on {address}: {e}; is another process there? try another port")]))
+}
+
+fn address(listener: &TcpListener) -> Result<SocketAddr, StartFault> {
+    listener.local_addr().map_err(|e| StartFault::Faults(vec![format!("the listener has no address: {e}")]))
+}
+
+fn again(listener: &TcpListener) -> Result<TcpListener, StartFault> {
+    listener.try_clone().map_err(|e| StartFault::Faults(vec![format!("the listener cannot be shared: {e}")]))
+}
+
+fn dev_idp(config: &Config, at: &Furniture) -> Result<Option<DevIdp>, StartFault> {
+    let Some(provider) = config.providers.iter().find(|p| p.kind == ProviderKind::Dev) else { return Ok(None) };
+    let clock = Arc::clone(&at.clock);
+    let issuer = DevIdp::new(&provider.issuer, Arc::new(move || clock.now_ms()));
+    issuer.map(Some).map_err(|e| StartFault::Faults(vec![format!("provider.{}: {e}", provider.id)]))
+}
+
+fn started(server: std::io::Result<HttpServerBound>) -> Result<Http, StartFault> {
+    server.map(|bound| bound.0).map_err(|e| StartFault::Faults(vec![format!("the listener cannot be used: {e}")]))
+}
+
+struct HttpServerBound(Http);
+
+fn serve_operations(server: &Server) -> Result<Http, StartFault> {
+    let app = Arc::clone(&server.app);
+    let listener = again(&server.operations)?;
+    let http = HttpServer::new(move || HttpApp::new().app_data(web::Data::new(Arc::clone(&app))).configure(operations::routes));
+    started(http.workers(1).disable_signals().listen(listener).map(|http| HttpServerBound(http.run())))
+}
+
+fn serve_closed(public: &TcpListener) -> Result<Http, StartFault> {
+    let http = HttpServer::new(|| HttpApp::new().default_service(web::to(waiting::closed)));
+    // A client that keeps its connection must meet the open door with its next request.
+    let http = http.workers(1).disable_signals().keep_alive(actix_web::http::KeepAlive::Disabled).shutdown_timeout(1);
+    started(http.listen(again(public)?).map(|http| HttpServerBound(http.run())))
+}
+
+fn serve_public(public: &TcpListener, doors: Door, dev_idp: Option<DevIdp>, workers: usize) -> Result<Http, StartFault> {
+    let http = HttpServer::new(move || {
+        HttpApp::new()
+            .wrap(from_fn(door::layer))
+            .app_data(web::PayloadConfig::new(BODY_MAX))
+            .app_data(web::FormConfig::default().limit(BODY_MAX))
+            .configure(|cfg| door::routes(cfg, &doors, dev_idp.as_ref()))
+    })
+    .disable_signals()
+    // Else a client that leaves while a provider thinks is not noticed.
+    .h1_allow_half_closed(false)
+    .tcp_nodelay(true)
+    .client_request_timeout(HEAD_TIME)
+    .keep_alive(KEEP_ALIVE);
+    let http = if workers == 0 { http } else { http.workers(workers) };
+    started(http.listen(again(public)?).map(|http| HttpServerBound(http.run())))
+}
+
+/// Reloads on SIGHUP; returns when SIGTERM or SIGINT asks to stop.
+async fn signals(app: &App, sources: Option<&Sources>) {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (Ok(mut hangup), Some(sources)) = (signal(SignalKind::hangup()), sources) else { return stop_signals().await };
+    loop {
+        tokio::select! {
+            () = stop_signals() => return,
+            _ = hangup.recv() => tell(reload::run(app, sources).await),
+        }
+    }
+}
+
+fn tell(reloaded: Result<reload::Reloaded, Vec<String>>) {
+    match reloaded {
+        Ok(reloaded) => {
+            for warning in &reloaded.warnings {
+                tracing::warn!("{warning}");
+            }
+            for key in &reloaded.needs_restart {
+                tracing::warn!(key, "changed, and counts only after a restart");
+            }
+            tracing::info!("reloaded");
+        }
+        Err(faults) => {
+            for fault in &faults {
+                tracing::error!("{fault}");
+            }
+            tracing::error!(faults = faults.len(), "not reloaded; the old configuration stays in force");
+        }
+    }
+}
+
+async fn stop_signals() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+}

@@ -1,6 +1,6 @@
 //! A cookie jar as RFC 6265bis section 5 describes it: one jar for all ports of a host, prefixes,
-//! expiry, path and secure rules. `SameSite` is not judged: a jar has no tabs. Strict where browsers
-//! differ: a Secure cookie over plain http is refused, on loopback too.
+//! expiry, path and secure rules. `SameSite` is not judged: a jar has no tabs. Strict where
+//! browsers differ: a Secure cookie over plain http is refused, on loopback too.
 
 use std::net::IpAddr;
 

@@ -1,8 +1,9 @@
 //! All integration tests of Doorward, one binary: a server is started once for all of them.
+#![cfg(test)]
 
-#[cfg(test)]
+mod browser_selftest;
 mod house;
-#[cfg(test)]
+mod op_hostile_selftest;
+mod op_selftest;
 mod servers;
-#[cfg(test)]
 mod stores;

@@ -1,4 +1,9 @@
-//! What tests are built from. Nothing here asserts anything about Doorward.
+//! What tests are made with: the house itself, servers that stand in for other people's, and people who visit.
 
+pub mod browser;
+pub mod corpus;
 pub mod databases;
+pub mod form;
+pub mod jar;
+pub mod op;
 pub mod servers;

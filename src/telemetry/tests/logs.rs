@@ -11,13 +11,16 @@ use crate::telemetry::{Format, Metrics, fields, method_class, request_span};
 
 /// Line ends of three kinds, a terminal's colour and title, direction marks, invisible ones, JSON and pair
 /// breakers.
-const NASTY: &str = "a\r\nb\u{2028}c\u{85}\u{1b}[31mred\u{1b}]0;title\u{7}\u{9b}31m\u{200f}\u{202e}\u{feff}\u{e0041}\",\"level\":\"x\\ user=root |";
+const NASTY: &str = "a\r\nb\u{2028}c\u{85}\u{1b}[31mred\u{1b}]0;title\u{7}\u{9b}31m\
+    \u{200f}\u{202e}\u{feff}\u{e0041}\",\"level\":\"x\\ user=root |";
 
 fn nasty_story() {
     let span = request_span(NASTY, NASTY, "login");
     let _inside = span.enter();
     span.record(fields::PROVIDER, NASTY);
-    info!(text = NASTY, shown = %NASTY, debugged = ?NASTY, error = &io::Error::other(NASTY) as &dyn std::error::Error, "{NASTY}");
+    let error = io::Error::other(NASTY);
+    let error: &dyn std::error::Error = &error;
+    info!(text = NASTY, shown = %NASTY, debugged = ?NASTY, error, "{NASTY}");
     info!(message = NASTY);
 }
 

@@ -8,8 +8,9 @@ use arc_swap::ArcSwap;
 use crate::config::Config;
 use crate::crypto::seal::KeyRing;
 use crate::domain::return_to::ReturnRules;
-use crate::domain::{Clock, Random};
+use crate::domain::{Clock, Random, Refusals};
 use crate::providers::{self, Provider};
+use crate::proxy::routes::Table;
 use crate::store::Store;
 use crate::telemetry::Metrics;
 
@@ -20,6 +21,8 @@ pub struct App {
     pub clock: Arc<dyn Clock>,
     pub random: Arc<dyn Random>,
     pub metrics: Metrics,
+    /// How much each address may still write to the audit log this minute.
+    pub refusals: Refusals,
 }
 
 /// What a reload replaces, all of it at once.
@@ -27,6 +30,7 @@ pub struct Setup {
     pub config: Config,
     pub ring: KeyRing,
     pub return_rules: ReturnRules,
+    pub routes: Table,
     providers: Vec<Arc<dyn Provider>>,
 }
 
@@ -52,7 +56,8 @@ impl Setup {
             auth_prefix: config.server.auth_prefix.clone(),
             origins: config.cors.origins.iter().filter_map(|origin| url::Url::parse(origin).ok()).map(|url| url.origin()).collect(),
         };
-        Ok(Self { config, ring, return_rules, providers: opened })
+        let routes = Table::new(&config.routes);
+        Ok(Self { config, ring, return_rules, routes, providers: opened })
     }
 
     pub fn provider(&self, id: &str) -> Option<&Arc<dyn Provider>> {
@@ -79,7 +84,7 @@ impl Setup {
 
 impl App {
     pub fn new(setup: Setup, store: Store, clock: Arc<dyn Clock>, random: Arc<dyn Random>) -> Self {
-        Self { setup: ArcSwap::from_pointee(setup), store, clock, random, metrics: Metrics::new() }
+        Self { setup: ArcSwap::from_pointee(setup), store, clock, random, metrics: Metrics::new(), refusals: Refusals::default() }
     }
 
     /// The set-up in force; a flow takes it once, so that a reload never shows it two halves.

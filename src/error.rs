@@ -37,6 +37,8 @@ pub enum Error {
     WrongHost,
     #[error("too much was sent")]
     TooLarge,
+    #[error("the address is too long")]
+    AddressTooLong,
     #[error("the request head is too large")]
     HeadTooLarge,
     #[error("another identity holds this user id")]
@@ -79,7 +81,7 @@ impl Error {
             Self::NoRoute => "no_route",
             Self::MethodNotAllowed => "method_not_allowed",
             Self::WrongHost => "wrong_host",
-            Self::TooLarge | Self::HeadTooLarge => "too_large",
+            Self::TooLarge | Self::AddressTooLong | Self::HeadTooLarge => "too_large",
             Self::IdentityConflict => "identity_conflict",
             Self::ProviderDown(_) => "provider_unavailable",
             Self::ProviderRefused(_) => "provider_error",

@@ -1,9 +1,11 @@
 //! A user fact on its way to the `users` table, whatever road it came by.
 
+use serde::{Deserialize, Serialize};
+
 use super::Email;
 
 /// What a provider says of a person. Absent means "not said", and leaves nothing behind from an earlier word.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Profile {
     pub email: Option<Email>,
     pub email_verified: bool,

@@ -1,9 +1,11 @@
 //! One strict spelling of an e-mail address.
 
+use serde::{Deserialize, Serialize};
+
 /// An address with exactly one `@`, no spaces or controls, and a plausible domain; kept as it was written, compared case-folded.
 ///
 /// Strict because a sibling's domain rule was passed by `a@evil.example@corp.example` (CVE-2026-40574, security.md ID-06).
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Email(String);
 
 impl Email {

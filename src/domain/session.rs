@@ -1,11 +1,12 @@
 //! Who is signed in, and until when.
 
+use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use super::{Random, Tokens, clock};
 
 /// A *browser* session's tokens are ours to refresh; an *api* session's belong to the client.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum SessionKind {
     Browser,
     Api,
@@ -63,7 +64,7 @@ impl std::fmt::Debug for SessionKey {
 }
 
 /// One row of `sessions`, without its sealed tokens. Times are Unix ms.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Session {
     /// Public handle; proves nothing.
     pub id: String,

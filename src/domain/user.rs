@@ -1,9 +1,11 @@
 //! A person as this house remembers them.
 
+use serde::{Deserialize, Serialize};
+
 use super::Profile;
 
 /// The operator's word on a user; `is_active` beside it is the provider's word.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Status {
     Active,
     Suspended,
@@ -38,7 +40,7 @@ pub enum Denial {
 }
 
 /// One row of `users`. Identity is (`provider`, `issuer`, `subject`); e-mail is an attribute and never links accounts.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct User {
     pub id: String,
     pub provider: String,

@@ -9,6 +9,7 @@ use subtle::ConstantTimeEq as _;
 use super::session::{self, Opened};
 use super::{Visitor, audit};
 use crate::app::{App, Setup};
+use crate::config::ResponseMode;
 use crate::crypto::seal::Place;
 use crate::domain::login::Destination;
 use crate::domain::{Callback, LoginAttempt, LoginRequest, Prompt, SessionKey};
@@ -29,6 +30,8 @@ pub struct SealedAttempt {
 pub struct Begun {
     pub redirect: url::Url,
     pub cookie: SealedAttempt,
+    /// The provider answers by a cross-site POST (`response_mode = "form_post"`).
+    pub cross_site_post: bool,
     /// Tags of attempts that are too many, too old or unreadable.
     pub dropped: Vec<String>,
 }
@@ -95,7 +98,8 @@ async fn begin_at(app: &App, setup: &Setup, provider: &dyn Provider, request: &L
     let attempt = LoginAttempt::begin(destination, &request, app.now_ms(), &*app.random);
     let redirect = provider.authorize_url(&attempt, &request).await?;
     let dropped = surplus(app, setup, held);
-    Ok(Begun { redirect, cookie: seal(setup, &attempt)?, dropped })
+    let cross_site_post = config.response_mode == ResponseMode::FormPost;
+    Ok(Begun { redirect, cookie: seal(setup, &attempt)?, cross_site_post, dropped })
 }
 
 /// Which of the browser's attempts must go so that the new one is within the limit: the unreadable, the old, then the oldest.
@@ -148,6 +152,12 @@ pub async fn finish(app: &App, arrival: &Arrival<'_>) -> Result<Finished> {
         audit::refusal(app, &audit::Refusal { event: "login.failed", reason: error.reason(), provider: Some(arrival.provider) }, arrival.visitor).await;
     }
     finished
+}
+
+/// A callback that cannot be read as one answer; nothing of it is used.
+pub async fn unreadable(app: &App, provider: &str, reason: &'static str, visitor: &Visitor) {
+    app.metrics.callback(provider, reason);
+    audit::refusal(app, &audit::Refusal { event: "login.failed", reason, provider: Some(provider) }, visitor).await;
 }
 
 async fn finish_at(app: &App, setup: &Setup, provider: &dyn Provider, arrival: &Arrival<'_>) -> Result<Finished> {

@@ -1,0 +1,52 @@
+//! Who may pass a route; one judgement for proxy and forward-auth.
+
+use super::{Session, User};
+
+/// What a route asks of its visitors.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Policy {
+    /// Nobody is asked who they are.
+    pub public: bool,
+    /// Any of them suffices; likewise `groups` and `tenants`. Empty asks nothing.
+    pub roles: Vec<String>,
+    pub groups: Vec<String>,
+    pub tenants: Vec<String>,
+    pub acr: Option<String>,
+    /// How long ago the person may have proved who they are.
+    pub max_age_ms: Option<i64>,
+}
+
+/// What a policy says of a visitor.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    Pass,
+    /// Nobody is signed in, and somebody must be.
+    SignIn,
+    /// Somebody is signed in, and must prove it again, or more strongly.
+    StepUp,
+    /// Signed in, and not allowed; signing in again would not help.
+    Forbid,
+}
+
+impl Policy {
+    /// Judges a guest at a moment (Unix ms). What cannot be known counts as not fulfilled.
+    #[must_use]
+    pub fn judge(&self, guest: Option<(&User, &Session)>, now_ms: i64) -> Verdict {
+        if self.public {
+            return Verdict::Pass;
+        }
+        let Some((user, session)) = guest else { return Verdict::SignIn };
+        let roles = user.effective_roles();
+        let tenant_fits = self.tenants.is_empty() || user.profile.tenant_id.as_ref().is_some_and(|t| self.tenants.contains(t));
+        if !any(&self.roles, &roles) || !any(&self.groups, &user.groups) || !tenant_fits {
+            return Verdict::Forbid;
+        }
+        let acr_fits = self.acr.is_none() || self.acr == session.acr;
+        let recent = |max_age_ms: i64| session.auth_time_ms.is_some_and(|at| now_ms <= at.saturating_add(max_age_ms));
+        if acr_fits && self.max_age_ms.is_none_or(recent) { Verdict::Pass } else { Verdict::StepUp }
+    }
+}
+
+fn any(asked: &[String], has: &[String]) -> bool {
+    asked.is_empty() || asked.iter().any(|one| has.contains(one))
+}

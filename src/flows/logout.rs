@@ -1,0 +1,92 @@
+//! Logout by the person: the row first, then the provider, best effort.
+
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde::{Deserialize, Serialize};
+
+use super::{Visitor, session};
+use crate::app::{App, Setup};
+use crate::crypto::seal::Place;
+use crate::domain::{ReturnTo, SessionKey, Tokens, clock};
+use crate::error::Result;
+
+/// How long the way back from the provider's logout may take before its `return_to` is forgotten.
+const WAY_BACK_MS: i64 = 5 * 60 * 1000;
+/// A slow provider does not hold up somebody who wants to leave (security.md RT-09).
+const FAREWELL: Duration = Duration::from_secs(2);
+
+/// Where a logout leads.
+#[derive(Debug)]
+pub struct Left {
+    /// The provider's own logout, when it has one.
+    pub provider_url: Option<url::Url>,
+    /// The provider whose own session may still be open, because it could not be told.
+    pub left_open: Option<String>,
+    pub return_to: Option<ReturnTo>,
+}
+
+/// Travels through the provider as `state`, sealed, so that nothing of it can be read or forged.
+#[derive(Serialize, Deserialize)]
+struct WayBack {
+    return_to: ReturnTo,
+    at_ms: i64,
+}
+
+/// Ends this browser's session and says where to go next. Succeeds locally whatever the provider does.
+pub async fn leave(app: &App, key: Option<&SessionKey>, return_to: Option<ReturnTo>, visitor: &Visitor) -> Result<Left> {
+    let ended = match key {
+        Some(key) => session::end_by_key(app, key, visitor).await?,
+        None => None,
+    };
+    let Some((guest, tokens)) = ended else {
+        app.metrics.logout("browser", "nothing_to_end");
+        return Ok(Left { provider_url: None, left_open: None, return_to });
+    };
+    let setup = app.setup();
+    let provider_url = tell_provider(app, &setup, &guest.session.provider, tokens, return_to.as_ref()).await;
+    app.metrics.logout("browser", if provider_url.is_some() { "ok" } else { "local_only" });
+    let left_open = provider_url.is_none().then_some(guest.session.provider);
+    Ok(Left { provider_url, left_open, return_to })
+}
+
+async fn tell_provider(app: &App, setup: &Setup, id: &str, tokens: Option<Tokens>, return_to: Option<&ReturnTo>) -> Option<url::Url> {
+    let provider = setup.provider(id)?;
+    let state = seal_way_back(app, setup, return_to);
+    let id_token = tokens.as_ref().and_then(|tokens| tokens.id.clone());
+    if let Some(token) = tokens.and_then(|tokens| tokens.refresh.or(tokens.access)) {
+        let provider = std::sync::Arc::clone(provider);
+        // Beside the redirect: the person does not wait for it.
+        tokio::spawn(async move {
+            match tokio::time::timeout(FAREWELL, provider.revoke(&token)).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::info!(%error, "tokens could not be revoked at the provider"),
+                Err(_) => tracing::info!("the provider did not revoke the tokens in time"),
+            }
+        });
+    }
+    let back_to = setup.own_url("/signed-out");
+    tokio::time::timeout(FAREWELL, provider.end_session_url(id_token.as_ref(), &back_to, &state)).await.ok().flatten()
+}
+
+fn place() -> Place<'static> {
+    Place { table: "logout", row: "state", column: "way_back" }
+}
+
+fn seal_way_back(app: &App, setup: &Setup, return_to: Option<&ReturnTo>) -> String {
+    let way_back = return_to.map(|to| WayBack { return_to: to.clone(), at_ms: app.now_ms() });
+    let plain = way_back.and_then(|way| serde_json::to_vec(&way).ok());
+    plain.map_or_else(|| clock::token_256(&*app.random), |plain| URL_SAFE_NO_PAD.encode(setup.ring.seal(place(), &plain)))
+}
+
+/// Where the person wanted to go after the provider's logout; `None` for a `state` that is missing, foreign or old, which harms nobody.
+pub fn way_back(app: &App, state: &str) -> Option<ReturnTo> {
+    let setup = app.setup();
+    let sealed = URL_SAFE_NO_PAD.decode(state).ok()?;
+    let plain = setup.ring.open(place(), &sealed).ok()?;
+    let way_back: WayBack = serde_json::from_slice(&plain).ok()?;
+    let fresh = (way_back.at_ms..way_back.at_ms.saturating_add(WAY_BACK_MS)).contains(&app.now_ms());
+    // Checked when it was sealed, and again now that it is used: the rules may have changed between.
+    fresh.then(|| ReturnTo::parse(way_back.return_to.as_str(), &setup.return_rules)).flatten()
+}

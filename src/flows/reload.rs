@@ -1,0 +1,75 @@
+//! A reload (SIGHUP): providers, routes and keys change all at once, or nothing does.
+
+use super::start::{self, Furniture, StartFault};
+use super::{Visitor, audit};
+use crate::app::App;
+use crate::config::{self, Config, Sources};
+
+/// What a reload did.
+#[derive(Debug)]
+pub struct Reloaded {
+    pub warnings: Vec<String>,
+    /// Keys whose new value counts only after a restart.
+    pub needs_restart: Vec<&'static str>,
+}
+
+/// Reads the sources again and puts the new set-up in force.
+///
+/// # Errors
+/// Every fault found; the old set-up stays in force.
+pub async fn run(app: &App, sources: &Sources) -> Result<Reloaded, Vec<String>> {
+    let loaded = config::load(sources).map_err(|faults| faults.iter().map(ToString::to_string).collect::<Vec<_>>())?;
+    let in_force = app.setup();
+    let mut next = loaded.config;
+    if in_force.config.server.public_url_is_default {
+        next.follow_port(in_force.config.server.public_url.port().unwrap_or_default());
+    }
+    let needs_restart = keep_what_cannot_change(&in_force.config, &mut next);
+    let at = Furniture { clock: app.clock.clone(), random: app.random.clone() };
+    let faults = |fault| match fault {
+        StartFault::NotYet(problem) => vec![problem],
+        StartFault::Faults(faults) => faults,
+    };
+    let keys = start::read_keys(&next, &*app.random).map_err(faults)?;
+    let setup = start::set_up(&app.store, next, keys, &at).await.map_err(faults)?;
+    app.refurnish(setup);
+    remember(app).await;
+    Ok(Reloaded { warnings: loaded.warnings, needs_restart })
+}
+
+/// Listeners, database and cookies are fixed for the life of the process; their old values stay, and the operator is told.
+fn keep_what_cannot_change(old: &Config, new: &mut Config) -> Vec<&'static str> {
+    let mut changed = Vec::new();
+    let (was, is) = (&old.server, &mut new.server);
+    if was.listen != is.listen {
+        changed.push("server.listen");
+    }
+    if was.operations_listen != is.operations_listen {
+        changed.push("server.operations_listen");
+    }
+    if was.public_url != is.public_url {
+        changed.push("server.public_url");
+        is.public_url = was.public_url.clone();
+    }
+    if was.auth_prefix != is.auth_prefix {
+        changed.push("server.auth_prefix");
+        is.auth_prefix.clone_from(&was.auth_prefix);
+    }
+    if old.session.overall_ms != new.session.overall_ms {
+        changed.push("session.overall");
+        new.session.overall_ms = old.session.overall_ms;
+    }
+    changed
+}
+
+async fn remember(app: &App) {
+    let told = async {
+        let mut writer = app.store.writer().await?;
+        let deed = audit::Deed { event: "config.reloaded", provider: None, user_id: None, session_id: None };
+        audit::deed(app, &mut writer, &deed, &Visitor::default()).await?;
+        Ok::<_, crate::error::Error>(writer.commit().await?)
+    };
+    if let Err(error) = told.await {
+        tracing::warn!(%error, "the reload could not be written to the audit log");
+    }
+}

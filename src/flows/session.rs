@@ -1,0 +1,220 @@
+//! A session's life: opened by a login, found by its key, ended by many hands. Only this flow writes session rows.
+
+use std::collections::BTreeMap;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use secrecy::ExposeSecret as _;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use super::{Visitor, audit};
+use crate::app::{App, Setup};
+use crate::domain::{Grant, NewSession, Session, SessionKey, SessionKind, Tokens, User, clock};
+use crate::error::{Error, Result};
+use crate::store::users::{self, Applied, Outcome, Road};
+use crate::store::{Writer, sessions};
+
+/// A row read per request must not become a write per request: activity is noted at most this often.
+const TOUCH_MS: i64 = 60_000;
+const USER_AGENT_MAX: usize = 512;
+
+/// Who is signed in.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Guest {
+    pub user: User,
+    pub session: Session,
+}
+
+/// A session that has just been opened; its key is known to nobody else.
+#[derive(Debug)]
+pub struct Opened {
+    pub guest: Guest,
+    pub key: SessionKey,
+}
+
+/// Writes user and session of a verified login in one transaction; the browser's previous session ends in it too.
+pub async fn open(app: &App, setup: &Setup, grant: Grant, previous: Option<&SessionKey>, visitor: &Visitor) -> Result<Opened> {
+    let now_ms = app.now_ms();
+    let mut writer = app.store.writer().await?;
+    let applied = users::apply(&mut writer, &grant.change, Road::Login, now_ms).await?;
+    let user = admitted(app, &mut writer, applied, visitor).await;
+    let user = match user {
+        Ok(user) => user,
+        // What the provider said of the person is kept, although it keeps them out.
+        Err(refused) => {
+            writer.commit().await?;
+            return Err(refused);
+        }
+    };
+    if let Some((old, _)) = match previous {
+        Some(key) => sessions::find_by_key_hash(&mut writer, &key.hash()).await?,
+        None => None,
+    } {
+        sessions::end(&mut writer, &old.id, now_ms).await?;
+    }
+    let new = new_session(app, setup, &user, grant, visitor);
+    sessions::insert(&mut writer, &new, &setup.ring).await?;
+    let ended = sessions::end_oldest_beyond(&mut writer, &user.id, setup.config.limits.sessions_per_user, now_ms).await?;
+    let deed = audit::Deed { event: "login", provider: Some(&user.provider), user_id: Some(&user.id), session_id: Some(&new.session.id) };
+    audit::deed(app, &mut writer, &deed, visitor).await?;
+    writer.commit().await?;
+    app.metrics.session_ended("too_many", ended.len() as u64);
+    Ok(Opened { guest: Guest { user, session: new.session }, key: new.key })
+}
+
+async fn admitted(app: &App, writer: &mut Writer, applied: Applied, visitor: &Visitor) -> Result<User> {
+    let user = applied.user;
+    // A deleted person who signs in again stays deleted: the tombstone wins over late news of any kind.
+    user.admit().map_err(Error::Denied)?;
+    let event = match applied.outcome {
+        Outcome::Created => Some("user.created"),
+        _ if applied.moved_issuer => Some("user.moved_issuer"),
+        _ if applied.email_shared => Some("user.email_shared"),
+        _ => None,
+    };
+    if let Some(event) = event {
+        let deed = audit::Deed { event, provider: Some(&user.provider), user_id: Some(&user.id), session_id: None };
+        audit::deed(app, writer, &deed, visitor).await?;
+    }
+    Ok(user)
+}
+
+fn new_session(app: &App, setup: &Setup, user: &User, grant: Grant, visitor: &Visitor) -> NewSession {
+    let now_ms = app.now_ms();
+    let Grant { tokens, sid, auth_time_ms, acr, .. } = grant;
+    let follows_token = setup.config.providers.iter().any(|p| p.id == user.provider && p.session_follows_token);
+    let overall_end = now_ms.saturating_add(setup.config.session.overall_ms);
+    let token_end = tokens.access_expires_at_ms.filter(|_| follows_token && tokens.refresh.is_none());
+    let session = Session {
+        id: clock::token_128(&*app.random),
+        kind: SessionKind::Browser,
+        user_id: user.id.clone(),
+        provider: user.provider.clone(),
+        issuer: user.issuer.clone(),
+        provider_session_id: sid,
+        token_expires_at_ms: tokens.access_expires_at_ms,
+        refresh_expires_at_ms: tokens.refresh_expires_at_ms,
+        ip: visitor.address.clone(),
+        user_agent: visitor.user_agent.as_ref().map(|agent| agent.chars().take(USER_AGENT_MAX).collect()),
+        created_at_ms: now_ms,
+        last_active_at_ms: now_ms,
+        expires_at_ms: token_end.map_or(overall_end, |end| end.min(overall_end)),
+        revoked_at_ms: None,
+        generation: 1,
+        auth_time_ms,
+        acr,
+        scope: tokens.scope.clone(),
+    };
+    NewSession { session, key: SessionKey::draw(&*app.random), tokens }
+}
+
+/// The guest that a key belongs to, while the session lives and the user may be here.
+pub async fn find(app: &App, key: &SessionKey) -> Result<Option<Guest>> {
+    let mut reader = app.store.reader().await?;
+    let found = sessions::find_by_key_hash(&mut reader, &key.hash()).await?;
+    let idle_ms = app.setup().config.session.idle_ms;
+    let welcome = |(session, user): &(Session, User)| session.is_alive(app.now_ms(), idle_ms) && user.admit().is_ok();
+    Ok(found.filter(welcome).map(|(session, user)| Guest { user, session }))
+}
+
+/// Notes that the guest is active, at most once a minute. A database that cannot take it now sends nobody away: the row was just read as alive.
+pub async fn note_activity(app: &App, session: &Session) {
+    let now_ms = app.now_ms();
+    let step_ms = TOUCH_MS.min(app.setup().config.session.idle_ms / 10);
+    if now_ms - session.last_active_at_ms < step_ms {
+        return;
+    }
+    let touched = async {
+        let mut writer = app.store.writer().await?;
+        sessions::touch(&mut writer, &session.id, now_ms).await?;
+        writer.commit().await
+    };
+    if let Err(error) = touched.await {
+        tracing::warn!(%error, "activity could not be noted");
+    }
+}
+
+/// The user's live sessions, newest first.
+pub async fn list(app: &App, guest: &Guest) -> Result<Vec<Session>> {
+    let idle_ms = app.setup().config.session.idle_ms;
+    let mut reader = app.store.reader().await?;
+    let mut live = sessions::list_live_of_user(&mut reader, &guest.user.id, app.now_ms(), idle_ms).await?;
+    live.sort_by_key(|session| std::cmp::Reverse(session.last_active_at_ms));
+    Ok(live)
+}
+
+/// Ends one of the guest's own sessions; somebody else's does not exist for them.
+pub async fn end_one(app: &App, guest: &Guest, session_id: &str, visitor: &Visitor) -> Result<()> {
+    let mut writer = app.store.writer().await?;
+    let own = sessions::find(&mut writer, session_id).await?.filter(|session| session.user_id == guest.user.id);
+    let live = own.filter(|session| session.revoked_at_ms.is_none()).ok_or(Error::NotFound)?;
+    sessions::end(&mut writer, &live.id, app.now_ms()).await?;
+    let deed = audit::Deed { event: "session.revoked", provider: Some(&live.provider), user_id: Some(&guest.user.id), session_id: Some(&live.id) };
+    audit::deed(app, &mut writer, &deed, visitor).await?;
+    writer.commit().await?;
+    app.metrics.session_ended("revoked", 1);
+    Ok(())
+}
+
+/// Which of a guest's sessions end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Extent {
+    Others,
+    All,
+}
+
+/// Ends the guest's sessions, all or all but this one; returns how many.
+pub async fn end_many(app: &App, guest: &Guest, extent: Extent, visitor: &Visitor) -> Result<usize> {
+    let spared = (extent == Extent::Others).then_some(guest.session.id.as_str());
+    let mut writer = app.store.writer().await?;
+    let ended = sessions::end_of_user(&mut writer, &guest.user.id, spared, app.now_ms()).await?;
+    for id in &ended {
+        let deed = audit::Deed { event: "session.revoked", provider: Some(&guest.user.provider), user_id: Some(&guest.user.id), session_id: Some(id) };
+        audit::deed(app, &mut writer, &deed, visitor).await?;
+    }
+    writer.commit().await?;
+    app.metrics.session_ended("revoked", ended.len() as u64);
+    Ok(ended.len())
+}
+
+/// Ends the session of a key, if it still lives; returns its guest and the tokens it held.
+pub async fn end_by_key(app: &App, key: &SessionKey, visitor: &Visitor) -> Result<Option<(Guest, Option<Tokens>)>> {
+    let setup = app.setup();
+    let mut writer = app.store.writer().await?;
+    let found = sessions::find_by_key_hash(&mut writer, &key.hash()).await?;
+    let Some((session, user)) = found.filter(|(session, _)| session.revoked_at_ms.is_none()) else { return Ok(None) };
+    let sealed = sessions::tokens(&mut writer, &session.id).await?;
+    sessions::end(&mut writer, &session.id, app.now_ms()).await?;
+    let deed = audit::Deed { event: "logout", provider: Some(&session.provider), user_id: Some(&user.id), session_id: Some(&session.id) };
+    audit::deed(app, &mut writer, &deed, visitor).await?;
+    writer.commit().await?;
+    app.metrics.session_ended("logout", 1);
+    let tokens = sealed.and_then(|sealed| {
+        sealed.open(&setup.ring).map_err(|error| app.metrics.crypt_decrypt_fail(&error.to_string())).ok()
+    });
+    Ok(Some((Guest { user, session }, tokens)))
+}
+
+/// The claims that the operator lets the browser see, from the session's own ID token.
+pub async fn exposed_claims(app: &App, guest: &Guest) -> Result<BTreeMap<String, Value>> {
+    let setup = app.setup();
+    let names = &setup.config.session.expose_claims;
+    if names.is_empty() {
+        return Ok(BTreeMap::new());
+    }
+    let mut reader = app.store.reader().await?;
+    let Some(sealed) = sessions::tokens(&mut reader, &guest.session.id).await? else { return Ok(BTreeMap::new()) };
+    let tokens = sealed.open(&setup.ring).map_err(|error| {
+        app.metrics.crypt_decrypt_fail(&error.to_string());
+        Error::NotSignedIn
+    })?;
+    let claims = tokens.id.as_ref().and_then(|token| payload(token.expose_secret())).unwrap_or_default();
+    Ok(claims.into_iter().filter(|(name, _)| names.contains(name)).collect())
+}
+
+/// The payload of a token that was verified before it was stored.
+fn payload(token: &str) -> Option<Map<String, Value>> {
+    let bytes = URL_SAFE_NO_PAD.decode(token.split('.').nth(1)?).ok()?;
+    serde_json::from_slice(&bytes).ok()
+}

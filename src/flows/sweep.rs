@@ -1,0 +1,52 @@
+//! Clears away what nobody needs any more, in bounded batches.
+
+use crate::app::App;
+use crate::error::Result;
+use crate::store::{audit_log, sessions, used_attempts};
+
+/// Rows per transaction: small enough that a login never waits long for the writer.
+const BATCH: u32 = 500;
+/// Batches per run; what is left waits for the next one.
+const BATCHES_MAX: u32 = 200;
+/// Ended sessions stay this long for the account page of an administrator and the audit trail.
+const KEEP_ENDED_MS: i64 = 24 * 60 * 60 * 1000;
+const KEEP_AUDIT_MS: i64 = 400 * 24 * 60 * 60 * 1000;
+
+/// How many rows went.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Swept {
+    pub attempts: u64,
+    pub sessions: u64,
+    pub audit: u64,
+}
+
+/// Removes expired attempts, dead sessions and old audit rows.
+pub async fn run(app: &App) -> Result<Swept> {
+    let mut swept = Swept::default();
+    for _ in 0..BATCHES_MAX {
+        let batch = one_batch(app).await?;
+        swept.attempts += batch.attempts;
+        swept.sessions += batch.sessions;
+        swept.audit += batch.audit;
+        if [batch.attempts, batch.sessions, batch.audit].into_iter().all(|n| n < u64::from(BATCH)) {
+            break;
+        }
+    }
+    app.metrics.swept("attempts", swept.attempts);
+    app.metrics.swept("sessions", swept.sessions);
+    app.metrics.swept("audit", swept.audit);
+    Ok(swept)
+}
+
+async fn one_batch(app: &App) -> Result<Swept> {
+    let now_ms = app.now_ms();
+    let idle_ms = app.setup().config.session.idle_ms;
+    let mut writer = app.store.writer().await?;
+    let swept = Swept {
+        attempts: used_attempts::remove_expired(&mut writer, now_ms, BATCH).await?,
+        sessions: sessions::remove_dead(&mut writer, now_ms - KEEP_ENDED_MS, idle_ms, BATCH).await?,
+        audit: audit_log::remove_before(&mut writer, now_ms - KEEP_AUDIT_MS, BATCH).await?,
+    };
+    writer.commit().await?;
+    Ok(swept)
+}

@@ -1,0 +1,45 @@
+//! What happens without a visitor: flows on timers, in one loop each.
+//!
+//! Owns: intervals, jitter, back-off and shutdown. Never does: SQL or rules of its own.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use crate::app::App;
+use crate::flows::sweep;
+
+/// How often the house is swept; often enough that a batch stays small, rarely enough that an idle house sleeps.
+const SWEEP: Duration = Duration::from_secs(60);
+const BACK_OFF_MAX: Duration = Duration::from_secs(15 * 60);
+
+/// Runs every job until the house closes.
+pub async fn run(app: Arc<App>, mut closing: watch::Receiver<bool>) {
+    let mut pause = SWEEP;
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(pause + jitter(&app, pause)) => {}
+            _ = closing.wait_for(|closing| *closing) => return,
+        }
+        pause = match sweep::run(&app).await {
+            Ok(swept) => {
+                app.metrics.job("sweep", "ok");
+                tracing::debug!(?swept, "swept");
+                SWEEP
+            }
+            Err(error) => {
+                app.metrics.job("sweep", "failed");
+                tracing::warn!(%error, "sweeping failed; trying again later");
+                (pause * 2).min(BACK_OFF_MAX)
+            }
+        };
+    }
+}
+
+/// Up to a tenth, so that replicas that were started together do not sweep together.
+fn jitter(app: &App, pause: Duration) -> Duration {
+    let mut byte = [0_u8];
+    app.random.fill(&mut byte);
+    pause / 10 * u32::from(byte[0]) / 255
+}

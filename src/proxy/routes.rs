@@ -1,0 +1,190 @@
+//! The one table of routes: which path leads where, and what it asks of visitors.
+
+use crate::config::{self, Access, Attach};
+use crate::domain::policy::Policy;
+
+/// Where a path leads.
+#[derive(Debug, Clone)]
+pub struct Route {
+    pub policy: Policy,
+    pub upstream: Option<String>,
+    pub attach: Vec<Attach>,
+    segments: Vec<Segment>,
+    methods: Option<Vec<String>>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Segment {
+    Literal(String),
+    /// `*`: exactly one segment.
+    One,
+    /// `**`: any rest, also none.
+    Rest,
+}
+
+/// What the table says of a request.
+#[derive(Debug)]
+pub enum Found<'t> {
+    Route(&'t Route),
+    /// The path is known, and not with this method.
+    OtherMethod,
+    Nothing,
+}
+
+/// Every route, the most exact first.
+#[derive(Debug, Default)]
+pub struct Table(Vec<Route>);
+
+impl Table {
+    /// A table of checked routes.
+    #[must_use]
+    pub fn new(routes: &[config::Route]) -> Self {
+        let mut table: Vec<Route> = routes.iter().map(read).collect();
+        // More literal segments win, then `*` before `**`; the order of the file decides nothing.
+        table.sort_by_key(|route| {
+            let count = |kind: fn(&Segment) -> bool| route.segments.iter().filter(|s| kind(s)).count();
+            let literals = count(|s| matches!(s, Segment::Literal(_)));
+            let ones = count(|s| matches!(s, Segment::One));
+            (std::cmp::Reverse(literals), count(|s| matches!(s, Segment::Rest)), std::cmp::Reverse(ones))
+        });
+        Self(table)
+    }
+
+    /// Finds the route of a canonical path. The longest matching path decides alone: a method that it does not list is not a shorter path's turn.
+    #[must_use]
+    pub fn find(&self, path: &str, method: &str) -> Found<'_> {
+        let segments: Vec<&str> = segments(path).collect();
+        let Some(best) = self.0.iter().find(|route| fits(&route.segments, &segments)) else { return Found::Nothing };
+        let method = if method == "HEAD" { "GET" } else { method };
+        let takes = |route: &&Route| route.methods.as_ref().is_none_or(|methods| methods.iter().any(|m| m == method));
+        let same_path = self.0.iter().filter(|route| route.segments == best.segments);
+        same_path.into_iter().find(takes).map_or(Found::OtherMethod, Found::Route)
+    }
+}
+
+fn read(route: &config::Route) -> Route {
+    let policy = Policy {
+        public: route.access == Access::Public,
+        roles: route.roles.clone(),
+        groups: route.groups.clone(),
+        tenants: route.tenants.clone(),
+        acr: route.acr.clone(),
+        max_age_ms: route.max_age_ms,
+    };
+    let segments = segments(&route.path)
+        .map(|segment| match segment {
+            "*" => Segment::One,
+            "**" => Segment::Rest,
+            literal => Segment::Literal(literal.to_owned()),
+        })
+        .collect();
+    Route { policy, upstream: route.upstream.clone(), attach: route.attach.clone(), segments, methods: route.methods.clone() }
+}
+
+fn segments(path: &str) -> impl Iterator<Item = &str> {
+    path.strip_prefix('/').unwrap_or(path).split('/')
+}
+
+fn fits(pattern: &[Segment], path: &[&str]) -> bool {
+    match (pattern.split_first(), path.split_first()) {
+        (None, None) => true,
+        (Some((Segment::Rest, _)), _) => true,
+        (Some((Segment::Literal(literal), pattern)), Some((first, path))) => literal == first && fits(pattern, path),
+        (Some((Segment::One, pattern)), Some((first, path))) => !first.is_empty() && fits(pattern, path),
+        _ => false,
+    }
+}
+
+/// The path in the one spelling that routes are matched by: decoded once. `None` for what two parsers could read differently: dot segments,
+/// empty segments, encoded slashes, backslashes, `;`, controls and broken escapes (security.md PX-08).
+#[must_use]
+pub fn canonical_path(raw: &str) -> Option<String> {
+    let mut decoded = Vec::with_capacity(raw.len());
+    let mut rest = raw.as_bytes();
+    while let Some((&byte, tail)) = rest.split_first() {
+        if byte == b'%' {
+            let (pair, after) = tail.split_at_checked(2)?;
+            let digits = std::str::from_utf8(pair).ok().filter(|text| text.bytes().all(|b| b.is_ascii_hexdigit()))?;
+            let byte = u8::from_str_radix(digits, 16).ok()?;
+            if matches!(byte, b'/' | b'\\' | b'%') {
+                return None;
+            }
+            decoded.push(byte);
+            rest = after;
+        } else {
+            decoded.push(byte);
+            rest = tail;
+        }
+    }
+    let path = String::from_utf8(decoded).ok()?;
+    let inner: Vec<&str> = segments(&path).collect();
+    let last = inner.len().saturating_sub(1);
+    let plain = path.starts_with('/')
+        && !path.contains(['\\', ';'])
+        && !path.chars().any(char::is_control)
+        && inner.iter().enumerate().all(|(at, segment)| !matches!(*segment, "." | "..") && (!segment.is_empty() || at == last));
+    plain.then_some(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn table(paths: &[(&str, Option<&[&str]>)]) -> Table {
+        let routes: Vec<config::Route> = paths
+            .iter()
+            .map(|(path, methods)| config::Route {
+                path: (*path).into(),
+                methods: methods.map(|m| m.iter().map(|m| (*m).to_string()).collect()),
+                access: Access::SignedIn,
+                roles: vec![],
+                groups: vec![],
+                tenants: vec![],
+                acr: None,
+                max_age_ms: None,
+                upstream: Some((*path).into()),
+                attach: vec![],
+                timeout_ms: 0,
+                body_limit_bytes: 0,
+            })
+            .collect();
+        Table::new(&routes)
+    }
+
+    fn found<'t>(table: &'t Table, path: &str, method: &str) -> &'t str {
+        match table.find(path, method) {
+            Found::Route(route) => route.upstream.as_deref().unwrap(),
+            Found::OtherMethod => "405",
+            Found::Nothing => "404",
+        }
+    }
+
+    #[test]
+    fn the_longest_path_decides_alone() {
+        let table = table(&[("/**", None), ("/a/**", None), ("/a/*", None), ("/a/b", Some(&["GET"])), ("/a/b/c", None)]);
+        assert_eq!(found(&table, "/", "GET"), "/**");
+        assert_eq!(found(&table, "/a", "GET"), "/a/**");
+        assert_eq!(found(&table, "/a/x", "GET"), "/a/*");
+        assert_eq!(found(&table, "/a/x/y", "GET"), "/a/**");
+        assert_eq!(found(&table, "/a/b", "HEAD"), "/a/b");
+        assert_eq!(found(&table, "/a/b", "POST"), "405");
+        assert_eq!(found(&table, "/A/b", "POST"), "/**");
+    }
+
+    #[test]
+    fn px_09_a_pattern_is_anchored_and_a_miss_denies() {
+        let table = table(&[("/public", None), ("/one/*", None)]);
+        for path in ["/publicx", "/public/", "/public/x", "/", "/one", "/one/", "/one/a/b"] {
+            assert_eq!(found(&table, path, "GET"), "404", "{path}");
+        }
+    }
+
+    #[test]
+    fn px_08_only_one_reading_of_a_path_is_let_in() {
+        for raw in ["", "a", "//", "/a//b", "/./a", "/a/..", "/%2e%2e/a", "/a/%2E", "/a%2fb", "/a%5cb", "/a\\b", "/a;b", "/%00", "/%zz", "/%", "/%2", "/%252e", "/\u{7f}", "/%ff", "/a%3bb"] {
+            assert_eq!(canonical_path(raw), None, "{raw}");
+        }
+        assert_eq!(canonical_path("/a%20b/%C3%BC").as_deref(), Some("/a b/ü"));
+        assert_eq!(canonical_path("/a/").as_deref(), Some("/a/"));
+    }
+}

@@ -1,0 +1,218 @@
+//! Our memory: users, sessions and what keeps replicas honest, in SQLite or PostgreSQL from one SQL text.
+//!
+//! Owns: the schema, every SQL statement, transactions, the sealing of
+//! what is stored, and what a database fault means.
+//! Never does: decide who may come in, read a clock, talk to another house while a [`Writer`] is open.
+//!
+//! ```text
+//! Store ─reader()─► Reader ─┐ impl Db: find…        sql!(fetch_optional in db, "… $1", id)
+//!       ─writer()─► Writer ─┴ insert, apply, take, end ─► commit()      (dropped = rolled back)
+//! ```
+
+#[macro_use]
+mod sql;
+mod error;
+mod open;
+mod prepare;
+
+pub mod audit_log;
+pub mod own_keys;
+pub mod rotate;
+pub mod sessions;
+pub mod used_attempts;
+pub mod users;
+
+use std::time::Duration;
+
+use sqlx::pool::PoolConnection;
+use sqlx::{PgConnection, PgPool, Postgres, Sqlite, SqliteConnection, SqlitePool, Transaction};
+use tokio::time::Instant;
+
+pub use error::StoreError;
+pub use open::StoreOptions;
+
+/// Longest wait for a connection and its first statement together, so
+/// that a refusal takes less than 3 s (DS-03, RE-02).
+const PATIENCE: Duration = Duration::from_millis(2_500);
+
+#[derive(Clone)]
+enum Pools {
+    /// SQLite has one writer at a time; a pool of one queues writers fairly
+    /// instead of letting them fight for the lock.
+    Sqlite {
+        writer: SqlitePool,
+        readers: SqlitePool,
+    },
+    Postgres(PgPool),
+}
+
+/// The open database. Cheap to clone.
+#[derive(Clone)]
+pub struct Store {
+    pools: Pools,
+    migrate: bool,
+}
+
+impl std::fmt::Debug for Store {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self.pools {
+            Pools::Sqlite { .. } => "Store(SQLite)",
+            Pools::Postgres(_) => "Store(PostgreSQL)",
+        })
+    }
+}
+
+impl Store {
+    /// A connection for reading.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] within 2.5 s when there is none to be had.
+    pub async fn reader(&self) -> Result<Reader, StoreError> {
+        let asked = Instant::now();
+        Ok(Reader(match &self.pools {
+            Pools::Sqlite { readers, .. } => Reading::Sqlite(readers.acquire().await?),
+            Pools::Postgres(pool) => Reading::Postgres(pool.acquire().await?, Limit::from(asked)),
+        }))
+    }
+
+    /// A transaction. Nothing of it stays unless [`Writer::commit`] succeeds.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] within about 2.5 s when the database cannot be written to.
+    pub async fn writer(&self) -> Result<Writer, StoreError> {
+        let asked = Instant::now();
+        Ok(Writer(match &self.pools {
+            Pools::Sqlite { writer, .. } => Writing::Sqlite(writer.begin_with("BEGIN IMMEDIATE").await?),
+            Pools::Postgres(pool) => {
+                // The races are settled by unique keys and row locks, for which this level is enough,
+                // whatever the server's default is.
+                let opening = pool.begin_with("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE");
+                let transaction = tokio::time::timeout(PATIENCE, opening).await;
+                Writing::Postgres(transaction.map_err(|_| StoreError::slow())??, Limit::from(asked))
+            }
+        }))
+    }
+
+    /// Whether the database answers.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] when it does not.
+    pub async fn ping(&self) -> Result<(), StoreError> {
+        let mut reader = self.reader().await?;
+        let _: (i64,) = sql!(fetch_one in &mut reader, "SELECT CAST(1 AS BIGINT)")?;
+        Ok(())
+    }
+
+    /// Whether this database belongs to one machine alone, so that no other replica has to be told anything.
+    #[must_use]
+    pub fn is_local(&self) -> bool {
+        matches!(self.pools, Pools::Sqlite { .. })
+    }
+
+    /// Waits for connections in use and closes all.
+    pub async fn close(&self) {
+        match &self.pools {
+            Pools::Sqlite { writer, readers } => {
+                readers.close().await;
+                writer.close().await;
+            }
+            Pools::Postgres(pool) => pool.close().await,
+        }
+    }
+}
+
+/// A connection by either driver, and how long its next statement may take.
+pub enum Conn<'a> {
+    Sqlite(&'a mut SqliteConnection),
+    Postgres(&'a mut PgConnection, Duration),
+}
+
+/// Something to read from: a [`Reader`], or a [`Writer`] that sees its own writes.
+pub trait Db: Send {
+    fn conn(&mut self) -> Conn<'_>;
+}
+
+/// A connection that only reads.
+pub struct Reader(Reading);
+
+enum Reading {
+    Sqlite(PoolConnection<Sqlite>),
+    Postgres(PoolConnection<Postgres>, Limit),
+}
+
+impl Db for Reader {
+    fn conn(&mut self) -> Conn<'_> {
+        match &mut self.0 {
+            Reading::Sqlite(conn) => Conn::Sqlite(conn),
+            Reading::Postgres(conn, limit) => Conn::Postgres(conn, limit.next()),
+        }
+    }
+}
+
+/// A transaction under way. Never hold one across a call to someone else's
+/// house: on SQLite it stops all other writes.
+pub struct Writer(Writing);
+
+enum Writing {
+    Sqlite(Transaction<'static, Sqlite>),
+    Postgres(Transaction<'static, Postgres>, Limit),
+}
+
+impl Writer {
+    /// Makes everything written true, at once.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`]; whether the writes happened is then unknown, as with any database.
+    pub async fn commit(self) -> Result<(), StoreError> {
+        match self.0 {
+            Writing::Sqlite(transaction) => Ok(transaction.commit().await?),
+            Writing::Postgres(transaction, mut limit) => within(limit.next(), transaction.commit()).await,
+        }
+    }
+
+    /// Takes everything back now; dropping the writer does the same a moment later.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`]; the writes are gone all the same.
+    pub async fn rollback(self) -> Result<(), StoreError> {
+        match self.0 {
+            Writing::Sqlite(transaction) => Ok(transaction.rollback().await?),
+            Writing::Postgres(transaction, mut limit) => within(limit.next(), transaction.rollback()).await,
+        }
+    }
+}
+
+impl Db for Writer {
+    fn conn(&mut self) -> Conn<'_> {
+        match &mut self.0 {
+            Writing::Sqlite(transaction) => Conn::Sqlite(transaction),
+            Writing::Postgres(transaction, limit) => Conn::Postgres(transaction, limit.next()),
+        }
+    }
+}
+
+/// How long a statement may take. The wait for the connection counts against the first one.
+struct Limit(Option<Instant>);
+
+impl Limit {
+    fn from(asked: Instant) -> Self {
+        Self(Some(asked))
+    }
+
+    fn next(&mut self) -> Duration {
+        let spent = self.0.take().map_or(Duration::ZERO, |asked| asked.elapsed());
+        PATIENCE.saturating_sub(spent).max(Duration::from_millis(200))
+    }
+}
+
+/// A frozen server never answers, not even with its own statement
+/// timeout: only our clock ends the wait (RE-02).
+async fn within<T>(
+    limit: Duration,
+    statement: impl Future<Output = Result<T, sqlx::Error>>,
+) -> Result<T, StoreError> {
+    match tokio::time::timeout(limit, statement).await {
+        Ok(done) => Ok(done?),
+        Err(_) => Err(StoreError::slow()),
+    }
+}

@@ -1,0 +1,107 @@
+//! `own_keys`: keys and salts that Doorward makes for itself, once, and all replicas share.
+//!
+//! Names: `cookie-mac` and the like (sealed by the ring), `salt:<key id>` (plain: it is needed to make the
+//! ring),
+//! `canary:<key id>` (a known text sealed by that key, which tells a replaced key from the right one).
+
+use zeroize::Zeroizing;
+
+use super::{Db, StoreError, Writer};
+use crate::crypto::key::SALT_BYTES;
+use crate::crypto::{KeyRing, Place};
+
+pub(super) const TABLE: &str = "own_keys";
+pub(super) const VALUE: &str = "value";
+const CANARY: &[u8] = b"doorward canary";
+
+#[derive(sqlx::FromRow)]
+struct Row {
+    value: Vec<u8>,
+    sealed: bool,
+}
+
+/// The key of this name; made by `make`, sealed and stored when there is none. All replicas get the same one.
+///
+/// # Errors
+/// [`StoreError::Sealed`] when the stored key does not open, or the database's.
+pub async fn find_or_insert(
+    w: &mut Writer,
+    name: &str,
+    make: impl FnOnce() -> Zeroizing<Vec<u8>>,
+    ring: &KeyRing,
+    now_ms: i64,
+) -> Result<Zeroizing<Vec<u8>>, StoreError> {
+    let place = Place { table: TABLE, row: name, column: VALUE };
+    let stored = match find(w, name).await? {
+        Some(stored) => stored,
+        None => {
+            insert_or_find(w, name, Row { value: ring.seal(place, &make()), sealed: true }, now_ms).await?
+        }
+    };
+    let what = || format!("key {name:?}");
+    if !stored.sealed {
+        // Somebody who can write the table but lacks the ring must not be able to choose our keys.
+        return Err(StoreError::Sealed { what: what(), source: crate::crypto::OpenError::Malformed });
+    }
+    ring.open(place, &stored.value).map_err(|source| StoreError::Sealed { what: what(), source })
+}
+
+/// The salt of the passphrase that makes a key of the ring; stored plain, made by `make` when there is none.
+///
+/// # Errors
+/// [`StoreError::WrongKey`] when what is stored is no salt, or the database's.
+pub async fn salt(
+    w: &mut Writer,
+    key_id: &str,
+    make: impl FnOnce() -> [u8; SALT_BYTES],
+    now_ms: i64,
+) -> Result<[u8; SALT_BYTES], StoreError> {
+    let name = format!("salt:{key_id}");
+    let stored = match find(w, &name).await? {
+        Some(stored) => stored,
+        None => insert_or_find(w, &name, Row { value: make().to_vec(), sealed: false }, now_ms).await?,
+    };
+    stored.value.try_into().map_err(|_| StoreError::WrongKey(key_id.to_owned()))
+}
+
+/// Makes sure that each key of the ring is the one that this database knows
+/// by its id; a key seen first leaves its canary.
+///
+/// # Errors
+/// [`StoreError::WrongKey`] with the first key that is another one, or the database's.
+pub async fn check_canaries(w: &mut Writer, ring: &KeyRing, now_ms: i64) -> Result<(), StoreError> {
+    for key_id in ring.ids() {
+        let name = format!("canary:{key_id}");
+        let place = Place { table: TABLE, row: &name, column: VALUE };
+        let stored = match (find(w, &name).await?, ring.seal_with(key_id, place, CANARY)) {
+            (Some(stored), _) => stored,
+            (None, Some(value)) => insert_or_find(w, &name, Row { value, sealed: true }, now_ms).await?,
+            (None, None) => continue,
+        };
+        let opened = ring.open(place, &stored.value);
+        let is_right =
+            KeyRing::key_id_of(&stored.value) == Some(key_id) && opened.is_ok_and(|text| *text == CANARY);
+        if !is_right {
+            return Err(StoreError::WrongKey(key_id.to_owned()));
+        }
+    }
+    Ok(())
+}
+
+async fn find(db: &mut impl Db, name: &str) -> Result<Option<Row>, StoreError> {
+    sql!(fetch_optional in db, "SELECT value, sealed FROM own_keys WHERE name = $1", name)
+}
+
+/// Whoever inserts first wins; the others read the winner's.
+async fn insert_or_find(w: &mut Writer, name: &str, row: Row, now_ms: i64) -> Result<Row, StoreError> {
+    let rows = sql!(execute in w,
+        "INSERT INTO own_keys (name, value, sealed, created_at) VALUES ($1, $2, $3, $4) \
+         ON CONFLICT (name) DO NOTHING",
+        name, row.value.as_slice(), row.sealed, now_ms)?;
+    if rows == 1 {
+        return Ok(row);
+    }
+    // The winner committed before our insert returned, so it is there,
+    // unless it was removed that very moment.
+    find(w, name).await?.ok_or_else(StoreError::slow)
+}

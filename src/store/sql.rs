@@ -1,0 +1,43 @@
+//! One statement for two drivers.
+
+/// Runs one SQL text on whichever database `$db` is connected to.
+///
+/// `sql!(fetch_optional in db, "SELECT … WHERE id = $1", id)?` — also `fetch_one`, `fetch_all` (rows by
+/// `FromRow`) and
+/// `execute` (number of rows). Where the databases differ: `"SQLite text" => "PostgreSQL text"`.
+/// The text is a literal, so no value can ever become SQL.
+macro_rules! sql {
+    (execute in $db:expr, $both:expr $(, $arg:expr)* $(,)?) => {
+        sql!(execute in $db, $both => $both $(, $arg)*)
+    };
+    (execute in $db:expr, $sqlite:expr => $postgres:expr $(, $arg:expr)* $(,)?) => {
+        match $crate::store::Db::conn(&mut *$db) {
+            $crate::store::Conn::Sqlite(conn) => sqlx::query::<sqlx::Sqlite>($sqlite)
+                $(.bind($arg))*
+                .execute(conn)
+                .await
+                .map(|done| done.rows_affected())
+                .map_err($crate::store::StoreError::from),
+            $crate::store::Conn::Postgres(conn, limit) => {
+                let statement = sqlx::query::<sqlx::Postgres>($postgres)$(.bind($arg))*.execute(conn);
+                $crate::store::within(limit, statement).await.map(|done| done.rows_affected())
+            }
+        }
+    };
+    ($fetch:ident in $db:expr, $both:expr $(, $arg:expr)* $(,)?) => {
+        sql!($fetch in $db, $both => $both $(, $arg)*)
+    };
+    ($fetch:ident in $db:expr, $sqlite:expr => $postgres:expr $(, $arg:expr)* $(,)?) => {
+        match $crate::store::Db::conn(&mut *$db) {
+            $crate::store::Conn::Sqlite(conn) => sqlx::query_as::<sqlx::Sqlite, _>($sqlite)
+                $(.bind($arg))*
+                .$fetch(conn)
+                .await
+                .map_err($crate::store::StoreError::from),
+            $crate::store::Conn::Postgres(conn, limit) => {
+                let statement = sqlx::query_as::<sqlx::Postgres, _>($postgres)$(.bind($arg))*.$fetch(conn);
+                $crate::store::within(limit, statement).await
+            }
+        }
+    };
+}

@@ -1,0 +1,69 @@
+//! What programs ask: who am I, and which sessions do I have.
+
+use actix_session::Session as Cookie;
+use actix_web::{HttpRequest, HttpResponse, web};
+use serde_json::{Value, json};
+
+use super::problem::Refused;
+use super::session::SignedIn;
+use super::{Door, views, visitor, wire};
+use crate::flows::session::{self, Extent};
+
+type Answer = Result<HttpResponse, Refused>;
+
+/// `GET /auth/me`: an allow-list of facts, never a token.
+pub async fn me(door: web::Data<Door>, SignedIn(guest): SignedIn) -> Answer {
+    let setup = door.app.setup();
+    if setup.config.session.me_keeps_alive {
+        session::note_activity(&door.app, &guest.session).await;
+    }
+    let claims = session::exposed_claims(&door.app, &guest).await?;
+    Ok(HttpResponse::Ok().json(json!({
+        "user": wire::user(&guest.user),
+        "session": wire::session(&guest.session, setup.config.session.idle_ms),
+        "claims": claims,
+    })))
+}
+
+/// `GET /auth/sessions`
+pub async fn sessions(door: web::Data<Door>, SignedIn(guest): SignedIn) -> Answer {
+    session::note_activity(&door.app, &guest.session).await;
+    let idle_ms = door.app.setup().config.session.idle_ms;
+    let rows: Vec<Value> = session::list(&door.app, &guest)
+        .await?
+        .iter()
+        .map(|one| {
+            let mut row = wire::session(one, idle_ms);
+            if let Some(members) = row.as_object_mut() {
+                members.insert("current".to_owned(), (one.id == guest.session.id).into());
+                members.insert("device".to_owned(), views::device(one.user_agent.as_deref().unwrap_or_default()).into());
+                members.insert("ip".to_owned(), one.ip.clone().into());
+                members.insert("userAgent".to_owned(), one.user_agent.clone().into());
+            }
+            row
+        })
+        .collect();
+    Ok(HttpResponse::Ok().json(json!({ "sessions": rows })))
+}
+
+/// `DELETE /auth/sessions/{id}`
+pub async fn end_one(request: HttpRequest, door: web::Data<Door>, signed_in: SignedIn, id: web::Path<String>) -> Answer {
+    session::end_one(&door.app, &signed_in.0, &id, &visitor(&request)).await?;
+    Ok(HttpResponse::NoContent().finish())
+}
+
+#[derive(serde::Deserialize)]
+pub struct EndQuery {
+    #[serde(default)]
+    all: bool,
+}
+
+/// `DELETE /auth/sessions`: all others, or with `?all=true` this one too.
+pub async fn end_many(request: HttpRequest, door: web::Data<Door>, signed_in: SignedIn, query: web::Query<EndQuery>, cookie: Cookie) -> Answer {
+    let extent = if query.all { Extent::All } else { Extent::Others };
+    session::end_many(&door.app, &signed_in.0, extent, &visitor(&request)).await?;
+    if extent == Extent::All {
+        cookie.purge();
+    }
+    Ok(HttpResponse::NoContent().finish())
+}

@@ -1,0 +1,182 @@
+//! Our cookies: their names, their attributes, and a reader that no header can confuse.
+
+use actix_web::cookie::time::Duration;
+use actix_web::cookie::{Cookie, CookieJar, Key, SameSite};
+use actix_web::http::header::{COOKIE, HeaderMap};
+
+use crate::domain::SessionKey;
+use crate::flows::login::SealedAttempt;
+
+const SESSION: &str = "doorward";
+const ATTEMPT: &str = "doorward-login-";
+const TAG_LENGTH: usize = 8;
+
+/// How this door names and marks its cookies.
+#[derive(Debug, Clone)]
+pub struct Cookies {
+    secure: bool,
+    attempt_life: Duration,
+}
+
+impl Cookies {
+    /// Over https every name carries `__Host-`; on http loopback browsers would refuse that, so names are plain there.
+    pub fn new(secure: bool, attempt_life_ms: i64) -> Self {
+        Self { secure, attempt_life: Duration::milliseconds(attempt_life_ms) }
+    }
+
+    pub fn secure(&self) -> bool {
+        self.secure
+    }
+
+    pub fn session_name(&self) -> String {
+        format!("{}{SESSION}", self.prefix())
+    }
+
+    fn prefix(&self) -> &'static str {
+        if self.secure { "__Host-" } else { "" }
+    }
+
+    fn attempt_name(&self, tag: &str) -> String {
+        format!("{}{ATTEMPT}{tag}", self.prefix())
+    }
+
+    /// The cookie of a started login. A cross-site POST brings back only `SameSite=None` cookies, so form-post logins need that.
+    pub fn attempt(&self, attempt: SealedAttempt, cross_site_post: bool) -> Cookie<'static> {
+        let mut cookie = Cookie::build(self.attempt_name(&attempt.tag), attempt.value).max_age(self.attempt_life).finish();
+        self.mark(&mut cookie, cross_site_post);
+        cookie
+    }
+
+    /// Takes an attempt's cookie away, with the same attributes that it was set with.
+    pub fn no_attempt(&self, tag: &str) -> Cookie<'static> {
+        let mut cookie = Cookie::new(self.attempt_name(tag), "");
+        self.mark(&mut cookie, false);
+        cookie.make_removal();
+        cookie
+    }
+
+    pub fn no_session(&self) -> Cookie<'static> {
+        let mut cookie = Cookie::new(self.session_name(), "");
+        self.mark(&mut cookie, false);
+        cookie.make_removal();
+        cookie
+    }
+
+    fn mark(&self, cookie: &mut Cookie<'static>, cross_site_post: bool) {
+        cookie.set_path("/");
+        cookie.set_http_only(true);
+        // Browsers take SameSite=None only together with Secure, which they allow on loopback http as well.
+        cookie.set_secure(self.secure || cross_site_post);
+        cookie.set_same_site(if cross_site_post { SameSite::None } else { SameSite::Lax });
+    }
+
+    /// Every attempt that the browser holds.
+    pub fn attempts(&self, headers: &HeaderMap) -> Vec<SealedAttempt> {
+        let prefix = self.attempt_name("");
+        let found = pairs(headers).filter_map(|(name, value)| {
+            let tag = name.strip_prefix(&prefix).filter(|tag| is_tag(tag))?;
+            Some(SealedAttempt { tag: tag.to_owned(), value: value.to_owned() })
+        });
+        // A cookie bomb of ours is not worth opening one by one.
+        found.take(32).collect()
+    }
+
+    /// How the browser answers for its session.
+    pub fn session<'h>(&self, headers: &'h HeaderMap) -> SessionCookie<'h> {
+        let name = self.session_name();
+        let mut found = pairs(headers).filter(|(own, _)| *own == name).map(|(_, value)| value);
+        match (found.next(), found.next()) {
+            (None, _) => SessionCookie::Absent,
+            (Some(value), None) => SessionCookie::One(value),
+            // Two cookies of one name: one was planted from elsewhere, and nobody can say which (RFC 6265bis 8.6).
+            (Some(_), Some(_)) => SessionCookie::Doubled,
+        }
+    }
+
+    /// The session key in a signed cookie value, read as actix-session writes it, without its middleware.
+    pub fn verify(&self, value: &str, mac: &Key) -> Option<SessionKey> {
+        let cookie = Cookie::parse_encoded(format!("{}={value}", self.session_name())).ok()?;
+        let mut jar = CookieJar::new();
+        jar.add_original(cookie.into_owned());
+        SessionKey::parse(jar.signed(mac).get(&self.session_name())?.value())
+    }
+}
+
+/// What a request says of its session.
+#[derive(Debug, PartialEq, Eq)]
+pub enum SessionCookie<'h> {
+    Absent,
+    One(&'h str),
+    Doubled,
+}
+
+fn is_tag(text: &str) -> bool {
+    text.len() == TAG_LENGTH && text.bytes().all(|b| b.is_ascii_alphanumeric())
+}
+
+/// Name and value of each cookie. Whatever is no pair of visible ASCII is skipped.
+fn pairs(headers: &HeaderMap) -> impl Iterator<Item = (&str, &str)> {
+    let texts = headers.get_all(COOKIE).filter_map(|value| value.to_str().ok());
+    texts.flat_map(|text| text.split(';')).filter_map(|pair| {
+        let (name, value) = pair.trim_matches([' ', '\t']).split_once('=')?;
+        Some((name.trim_end(), value))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use actix_web::http::header::HeaderValue;
+
+    fn headers(values: &[&[u8]]) -> HeaderMap {
+        let mut map = HeaderMap::new();
+        for value in values {
+            map.append(COOKIE, HeaderValue::from_bytes(value).unwrap());
+        }
+        map
+    }
+
+    fn plain() -> Cookies {
+        Cookies::new(false, 600_000)
+    }
+
+    #[test]
+    fn ck_05_two_cookies_of_our_name_are_no_session() {
+        assert_eq!(plain().session(&headers(&[b"doorward=a; doorward=b"])), SessionCookie::Doubled);
+        assert_eq!(plain().session(&headers(&[b"doorward=a", b"x=1; doorward=a"])), SessionCookie::Doubled);
+        assert_eq!(plain().session(&headers(&[b"xdoorward=a; doorward=b; doorwardx=c"])), SessionCookie::One("b"));
+        assert_eq!(plain().session(&headers(&[b"Doorward=a"])), SessionCookie::Absent);
+    }
+
+    #[test]
+    fn ck_06_odd_headers_are_read_without_a_panic() {
+        for odd in [&b""[..], b";;;", b"=", b"====;", b"\"", b"doorward", b"doorward=\"a", b" ; doorward=", b"\xff\xfe=\x80"] {
+            let _ = plain().session(&headers(&[odd]));
+            let _ = plain().attempts(&headers(&[odd]));
+        }
+        let many = "a=b; ".repeat(1000);
+        assert_eq!(plain().session(&headers(&[many.as_bytes()])), SessionCookie::Absent);
+    }
+
+    #[test]
+    fn ck_01_over_https_every_cookie_is_bound_to_the_host() {
+        let cookies = Cookies::new(true, 600_000);
+        let attempt = cookies.attempt(SealedAttempt { tag: "0123abcd".into(), value: "v".into() }, false);
+        assert_eq!(attempt.to_string(), "__Host-doorward-login-0123abcd=v; HttpOnly; SameSite=Lax; Secure; Path=/; Max-Age=600");
+        assert!(cookies.no_session().to_string().starts_with("__Host-doorward=; HttpOnly; SameSite=Lax; Secure; Path=/; Max-Age=0"));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn ck_06_no_header_makes_the_cookie_reader_panic(bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..300)) {
+            if let Ok(value) = HeaderValue::from_bytes(&bytes) {
+                let mut map = HeaderMap::new();
+                map.append(COOKIE, value);
+                if let SessionCookie::One(value) = plain().session(&map) {
+                    let _ = plain().verify(value, &Key::from(&[1; 64]));
+                }
+                let _ = plain().attempts(&map);
+            }
+        }
+    }
+}

@@ -1,0 +1,79 @@
+//! The guard of our own pages: stands before actix-session and after it.
+//!
+//! Before: the CSRF rule, and no session at all from two cookies. After: a cookie that opened nothing is taken away.
+
+use actix_session::SessionExt as _;
+use actix_web::body::MessageBody;
+use actix_web::dev::{ServiceRequest, ServiceResponse};
+use actix_web::http::header::{COOKIE, HeaderValue, SET_COOKIE};
+use actix_web::middleware::Next;
+use actix_web::{HttpMessage as _, web};
+
+use super::Door;
+use super::cookies::SessionCookie;
+use super::csrf::{self, Proof};
+use super::problem::Refused;
+use crate::error::Error;
+use crate::flows::Visitor;
+use crate::flows::audit::{self, Refusal};
+
+pub async fn layer(mut request: ServiceRequest, next: Next<impl MessageBody + 'static>) -> Result<ServiceResponse<impl MessageBody>, actix_web::Error> {
+    let Some(door) = request.app_data::<web::Data<Door>>().cloned() else {
+        return Err(Refused(Error::Internal("the door is missing".to_owned())).into());
+    };
+    let visitor = request.extensions().get::<Visitor>().cloned().unwrap_or_default();
+    let held = match door.cookies.session(request.headers()) {
+        SessionCookie::Absent => false,
+        SessionCookie::One(_) => true,
+        SessionCookie::Doubled => {
+            let refusal = Refusal { event: "session.refused", reason: "cookie_doubled", provider: None };
+            audit::refusal(&door.app, &refusal, &visitor).await;
+            forget_session(&door, &mut request);
+            true
+        }
+    };
+    check_origin(&door, &request, held, &visitor).await?;
+    let mut response = next.call(request).await?;
+    // actix-session leaves a cookie alone whose session is gone; the browser would carry it for ever.
+    let opened = response.request().get_session().entries().contains_key("key");
+    if held && !opened && !sets_session(&door, &response) {
+        let gone = door.cookies.no_session().to_string();
+        if let Ok(value) = HeaderValue::from_str(&gone) {
+            response.headers_mut().append(SET_COOKIE, value);
+        }
+    }
+    Ok(response)
+}
+
+fn sets_session(door: &Door, response: &ServiceResponse<impl MessageBody>) -> bool {
+    let start = format!("{}=", door.cookies.session_name());
+    response.headers().get_all(SET_COOKIE).any(|value| value.as_bytes().starts_with(start.as_bytes()))
+}
+
+/// Hides every session cookie from what comes after; the other cookies stay.
+fn forget_session(door: &Door, request: &mut ServiceRequest) {
+    let start = format!("{}=", door.cookies.session_name());
+    let texts = request.headers().get_all(COOKIE).filter_map(|value| value.to_str().ok());
+    let kept: Vec<&str> = texts.flat_map(|text| text.split(';')).map(str::trim).filter(|pair| !pair.starts_with(&start)).collect();
+    let kept = HeaderValue::from_str(&kept.join("; ")).ok();
+    request.headers_mut().remove(COOKIE);
+    if let Some(kept) = kept {
+        request.headers_mut().insert(COOKIE, kept);
+    }
+}
+
+/// Our own unsafe endpoints. The callback's form post comes from the provider by design, and its sealed attempt is its proof.
+async fn check_origin(door: &Door, request: &ServiceRequest, has_cookie: bool, visitor: &Visitor) -> Result<(), Refused> {
+    let is_callback = request.path().strip_prefix(door.auth_prefix.as_str()).is_some_and(|rest| rest.starts_with("/callback/"));
+    if csrf::is_safe(request.method()) || is_callback {
+        return Ok(());
+    }
+    let setup = door.app.setup();
+    let proof = if has_cookie { Proof::Cookie } else { Proof::None };
+    if csrf::is_ours(request.headers(), &setup.config.server.public_url, &setup.config.cors.origins, proof) {
+        return Ok(());
+    }
+    door.app.metrics.csrf_refused();
+    audit::refusal(&door.app, &Refusal { event: "request.refused", reason: "csrf", provider: None }, visitor).await;
+    Err(Refused(Error::Csrf))
+}

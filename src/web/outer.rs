@@ -1,0 +1,271 @@
+//! The outermost layer: what holds for every request and every answer, so that no handler has to think of it.
+//!
+//! A request gets an id, a span and limits, and must name our host. An answer gets its security headers; an error becomes a problem for
+//! programs or a page for people; a panic becomes a 500 and the process lives on.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Instant;
+
+use actix_web::body::{BoxBody, MessageBody};
+use actix_web::dev::{ServiceRequest, ServiceResponse};
+use actix_web::error::InternalError;
+use actix_web::http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use actix_web::http::{Method, StatusCode};
+use actix_web::middleware::Next;
+use actix_web::{HttpMessage as _, HttpResponse, web};
+use futures_util::FutureExt as _;
+use tracing::Instrument as _;
+
+use super::problem::{Problem, Refused};
+use super::{Door, pages};
+use crate::domain::{address, clock};
+use crate::error::Error;
+use crate::flows::Visitor;
+use crate::telemetry;
+
+/// A request's head, checked after actix parsed it (whose own limits are 128 KiB and 96 fields).
+const HEAD_MAX: usize = 16 * 1024;
+const ADDRESS_MAX: usize = 8 * 1024;
+pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// Which house answers a path; it decides who writes the headers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Class {
+    Own,
+    DevIdp,
+    Behind,
+}
+
+impl Class {
+    fn of(door: &Door, path: &str) -> Self {
+        let under = |prefix: &str| path.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+        if under(&door.auth_prefix) {
+            Self::Own
+        } else if door.has_dev_idp && under("/dev-idp") {
+            Self::DevIdp
+        } else {
+            Self::Behind
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Own => "auth",
+            Self::DevIdp => "dev_idp",
+            Self::Behind => "app",
+        }
+    }
+}
+
+/// What the layer remembers of a request while it is answered.
+struct Seen {
+    id: String,
+    method: Method,
+    path: String,
+    class: Class,
+    wants_page: bool,
+    started: Instant,
+}
+
+/// Runs a request through the house.
+pub async fn layer(request: ServiceRequest, next: Next<impl MessageBody + 'static>) -> Result<ServiceResponse<BoxBody>, actix_web::Error> {
+    let Some(door) = request.app_data::<web::Data<Door>>().cloned() else {
+        return Err(actix_web::error::ErrorInternalServerError("the door is missing"));
+    };
+    let seen = look(&door, &request);
+    let parent = telemetry::parent_from(|name| request.headers().get(name)?.to_str().ok().map(str::to_owned));
+    let span = telemetry::request_span(&seen.id, seen.method.as_str(), seen.class.name(), &parent);
+    pass(door, seen, request, next).instrument(span).await
+}
+
+async fn pass(
+    door: web::Data<Door>, seen: Seen, request: ServiceRequest, next: Next<impl MessageBody + 'static>,
+) -> Result<ServiceResponse<BoxBody>, actix_web::Error> {
+    if let Some(refused) = check(&door, &seen, &request) {
+        let response = refused.unwrap_or_else(|error| finish_problem(&door, &seen, &Problem::of(&error)));
+        measure(&door, &seen, response.status());
+        return Ok(request.into_response(response));
+    }
+    let answered = AssertUnwindSafe(next.call(request)).catch_unwind().await;
+    let response = match answered {
+        Ok(Ok(response)) => {
+            let response = response.map_into_boxed_body();
+            let problem = problem_in(&seen, response.response());
+            match problem {
+                // The inner answer may carry cookies that must be taken away; they stay.
+                Some(problem) => {
+                    let kept = response.headers().clone();
+                    response.into_response(with_headers(finish_problem(&door, &seen, &problem), &kept))
+                }
+                None => response,
+            }
+        }
+        Ok(Err(error)) => return Err(broken(&door, &seen, &error)),
+        Err(_) => {
+            tracing::error!(path_class = seen.class.name(), "a request panicked");
+            return Err(broken(&door, &seen, &Refused(Error::Internal("panic".to_owned())).into()));
+        }
+    };
+    let mut response = response;
+    finish_headers(&door, &seen, response.headers_mut());
+    measure(&door, &seen, response.status());
+    Ok(response)
+}
+
+fn look(door: &Door, request: &ServiceRequest) -> Seen {
+    let id = clock::token_128(&*door.app.random);
+    let client = super::address::of_client(request.peer_addr().map(|peer| peer.ip()), request.headers(), &door.app.setup().config.server.trusted_proxies);
+    request.extensions_mut().insert(Visitor {
+        address: client.map(|ip| ip.to_string()),
+        user_agent: request.headers().get(header::USER_AGENT).and_then(|value| value.to_str().ok()).map(str::to_owned),
+        request_id: id.clone(),
+    });
+    Seen {
+        id,
+        method: request.method().clone(),
+        path: request.path().to_owned(),
+        class: Class::of(door, request.path()),
+        wants_page: wants_page(request.method(), request.headers()),
+        started: Instant::now(),
+    }
+}
+
+/// People navigate (`Sec-Fetch-Mode` first, then `Accept`); programs fetch.
+pub fn wants_page(method: &Method, headers: &HeaderMap) -> bool {
+    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+    let takes_html = || text("accept").is_some_and(|accept| accept.contains("text/html"));
+    match text("sec-fetch-mode") {
+        Some("navigate") => !text("accept").is_some_and(|accept| accept.contains("application/json")),
+        Some(_) => false,
+        None => takes_html() && text("x-requested-with").is_none() && matches!(*method, Method::GET | Method::HEAD | Method::POST),
+    }
+}
+
+/// Refusals that need no routing; a redirect is a whole answer, the rest are errors.
+fn check(door: &Door, seen: &Seen, request: &ServiceRequest) -> Option<Result<HttpResponse, Error>> {
+    let headers = request.headers();
+    if request.uri().path_and_query().map_or(0, |target| target.as_str().len()) > ADDRESS_MAX {
+        return Some(Err(Error::AddressTooLong));
+    }
+    let head: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
+    if head > HEAD_MAX {
+        return Some(Err(Error::HeadTooLarge));
+    }
+    if seen.method == Method::TRACE || seen.method == Method::CONNECT {
+        return Some(Err(Error::MethodNotAllowed));
+    }
+    if !seen.path.starts_with('/') {
+        return Some(Err(Error::InvalidRequest("The request target is not a path.")));
+    }
+    // The development issuer guards itself: it must be reachable by every loopback name.
+    if seen.class == Class::DevIdp { None } else { check_host(door, seen, request) }
+}
+
+fn check_host(door: &Door, seen: &Seen, request: &ServiceRequest) -> Option<Result<HttpResponse, Error>> {
+    let mut hosts = request.headers().get_all(header::HOST).filter_map(|value| value.to_str().ok());
+    let named = hosts.next().or_else(|| request.uri().authority().map(|a| a.as_str())).unwrap_or_default();
+    let in_target = request.uri().authority().map(actix_web::http::uri::Authority::as_str);
+    if in_target.is_some_and(|target| !target.eq_ignore_ascii_case(named)) {
+        return Some(Err(Error::InvalidRequest("Request target and Host disagree.")));
+    }
+    if named.eq_ignore_ascii_case(&door.authority) || named.eq_ignore_ascii_case(&door.authority_with_port) {
+        return None;
+    }
+    let name = named.rsplit_once(':').map_or(named, |(name, port)| if port.bytes().all(|b| b.is_ascii_digit()) { name } else { named });
+    let both_local = door.is_loopback && address::is_loopback_host(name);
+    if both_local && matches!(seen.method, Method::GET | Method::HEAD) {
+        let target = request.uri().path_and_query().map_or("/", |target| target.as_str());
+        let location = format!("{}{target}", door.origin);
+        return Some(Ok(HttpResponse::SeeOther().insert_header((header::LOCATION, location)).insert_header((header::CACHE_CONTROL, "no-store")).finish()));
+    }
+    Some(Err(Error::WrongHost))
+}
+
+/// The problem that an answer stands for: one of ours, or an error that a library made on one of our own paths.
+fn problem_in(seen: &Seen, response: &HttpResponse<BoxBody>) -> Option<Problem> {
+    if let Some(problem) = response.extensions().get::<Problem>() {
+        return Some(problem.clone());
+    }
+    let status = response.status();
+    (seen.class == Class::Own && (status.is_client_error() || status.is_server_error())).then(|| Problem::of_status(status.as_u16()))
+}
+
+/// An error that no handler made: the session store could not be asked, or a panic.
+fn broken(door: &Door, seen: &Seen, error: &actix_web::Error) -> actix_web::Error {
+    let problem = match error.as_error::<Refused>() {
+        Some(refused) => Problem::of(&refused.0),
+        None => {
+            tracing::warn!(error = %error, "the session could not be read or written");
+            Problem::of(&Error::DatabaseDown(String::new()))
+        }
+    };
+    let mut response = finish_problem(door, seen, &problem);
+    finish_headers(door, seen, response.headers_mut());
+    measure(door, seen, response.status());
+    InternalError::from_response(problem.title, response).into()
+}
+
+fn finish_problem(door: &Door, seen: &Seen, problem: &Problem) -> HttpResponse {
+    let status = StatusCode::from_u16(problem.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let mut response = HttpResponse::build(status);
+    for header in problem.headers() {
+        response.insert_header(header);
+    }
+    let page = seen.wants_page.then(|| pages::problem(door, problem, &seen.id)).flatten();
+    let mut response = match page {
+        Some(html) => response.content_type("text/html; charset=utf-8").body(html),
+        None => response.content_type("application/problem+json").body(problem.json(&seen.id)),
+    };
+    finish_headers(door, seen, response.headers_mut());
+    response
+}
+
+fn with_headers(mut response: HttpResponse, kept: &HeaderMap) -> HttpResponse {
+    for name in [header::SET_COOKIE, header::ALLOW] {
+        for value in kept.get_all(&name) {
+            response.headers_mut().append(name.clone(), value.clone());
+        }
+    }
+    response
+}
+
+/// Headers of every answer of ours. What a page or the development issuer set itself is left as it is.
+fn finish_headers(door: &Door, seen: &Seen, headers: &mut HeaderMap) {
+    let mut set = |name: HeaderName, value: &str| {
+        if let (false, Ok(value)) = (headers.contains_key(&name), HeaderValue::from_str(value)) {
+            headers.insert(name, value);
+        }
+    };
+    set(REQUEST_ID, &seen.id);
+    set(header::X_CONTENT_TYPE_OPTIONS, "nosniff");
+    set(header::REFERRER_POLICY, "no-referrer");
+    set(header::CACHE_CONTROL, "no-store");
+    set(header::X_FRAME_OPTIONS, "DENY");
+    set(HeaderName::from_static("cross-origin-opener-policy"), "same-origin");
+    if seen.class != Class::DevIdp {
+        set(header::CONTENT_SECURITY_POLICY, &door.content_policy());
+    }
+    if door.cookies.secure() {
+        set(header::STRICT_TRANSPORT_SECURITY, "max-age=31536000");
+    }
+}
+
+fn measure(door: &Door, seen: &Seen, status: StatusCode) {
+    let method = match seen.method {
+        Method::GET => "GET",
+        Method::HEAD => "HEAD",
+        Method::POST => "POST",
+        Method::PUT => "PUT",
+        Method::PATCH => "PATCH",
+        Method::DELETE => "DELETE",
+        Method::OPTIONS => "OPTIONS",
+        _ => "other",
+    };
+    let elapsed = seen.started.elapsed();
+    door.app.metrics.http(seen.class.name(), method, status.as_u16(), elapsed.as_secs_f64());
+    tracing::info!(status = status.as_u16(), elapsed_us = u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX), "answered");
+}
+
+/// Shared by all workers.
+pub type SharedDoor = Arc<Door>;

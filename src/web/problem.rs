@@ -1,0 +1,128 @@
+//! The one table from [`Error`] to what the world sees: status, code, title and words (RFC 9457). Nothing leaves in another shape.
+
+use actix_web::http::StatusCode;
+use actix_web::http::header::{CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
+use actix_web::{HttpResponse, ResponseError};
+use serde_json::json;
+
+use crate::domain::Denial;
+use crate::error::Error;
+
+/// An error as it leaves the house. The request id joins in the outer layer, where pages are made of it too.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    pub status: u16,
+    pub code: &'static str,
+    pub title: &'static str,
+    pub detail: &'static str,
+}
+
+const fn of(status: u16, code: &'static str, title: &'static str, detail: &'static str) -> Problem {
+    Problem { status, code, title, detail }
+}
+
+impl Problem {
+    /// The public contract.
+    #[must_use]
+    pub fn of(error: &Error) -> Self {
+        match error {
+            Error::InvalidRequest(detail) => of(400, "invalid_request", "This request cannot be understood", detail),
+            Error::LoginExpired => of(400, "login_expired", "This sign-in is over", "The sign-in was already used, took too long, or was begun in another browser. Nothing is lost: sign in again."),
+            Error::LoginFailed(_) => of(400, "login_failed", "Signing in did not work", "The answer of the sign-in service could not be accepted. Sign in again; if it keeps happening, give the request id to whoever runs this site."),
+            Error::NotSignedIn => of(401, "not_signed_in", "You are not signed in", "Sign in to see this."),
+            Error::NotAllowed => of(403, "not_allowed", "This is not open to you", "You are signed in, and your account may not see this. Ask whoever runs this site if you need it."),
+            Error::Csrf => of(403, "csrf", "This request came from elsewhere", "Requests that change something must come from this site itself. Go back to it and try again there."),
+            Error::Denied(Denial::AccountDisabled) => of(403, "account_disabled", "This account is disabled", "Your organisation's sign-in service has switched this account off. Ask its administrators."),
+            Error::Denied(Denial::AccountSuspended) => of(403, "account_suspended", "This account is suspended here", "Whoever runs this site has suspended the account. Ask them."),
+            Error::Denied(Denial::NoAppAccess) => of(403, "no_app_access", "This account has no access here", "You signed in well, and this application is not open to your account. Ask whoever runs it."),
+            Error::LoginCancelled => of(403, "login_cancelled", "The sign-in was cancelled", "You turned back at the sign-in service, and nothing has happened. Sign in whenever you like."),
+            Error::NotFound => of(404, "not_found", "There is nothing here", "The address may be mistyped, or what was here is gone."),
+            Error::NotOffered => of(404, "not_offered", "This is not offered here", "This door does not offer that way in."),
+            Error::NoRoute => of(404, "no_route", "There is nothing here", "No page of this site has that address."),
+            Error::MethodNotAllowed => of(405, "method_not_allowed", "That cannot be done here", "This address exists and does not take that kind of request."),
+            Error::IdentityConflict => of(409, "identity_conflict", "This account cannot be told from another", "Another account already has the id that yours would get. Give the request id to whoever runs this site."),
+            Error::TooLarge => of(413, "too_large", "That is too much", "What was sent is larger than this address takes."),
+            Error::AddressTooLong => of(414, "too_large", "That address is too long", "Shorten the address and try again."),
+            Error::HeadTooLarge => of(431, "too_large", "The request head is too large", "Your browser sent more headers or cookies than fit. Clearing this site's cookies usually mends it."),
+            Error::WrongHost => of(421, "wrong_host", "This is another site's door", "The request names a host that this door does not stand for."),
+            Error::Internal(_) => of(500, "internal", "Something went wrong here", "It is not your fault. Try again; if it keeps happening, give the request id to whoever runs this site."),
+            Error::ProviderRefused(_) => of(502, "provider_error", "The sign-in service gave no usable answer", "Whoever runs this site has to look at it. Give them the request id."),
+            Error::UpstreamDown(_) => of(502, "upstream_error", "The application does not answer", "You are at the right door, and the application behind it cannot be reached."),
+            Error::ProviderDown(_) => of(503, "provider_unavailable", "The sign-in service does not answer", "It is down or slow at the moment. Who is signed in stays signed in; try again shortly."),
+            Error::DatabaseDown(_) => of(503, "database_unavailable", "This door is closed for a moment", "Its memory does not answer, and nobody is let in on a guess. Try again shortly."),
+        }
+    }
+
+    /// A problem for a status that a library chose.
+    #[must_use]
+    pub fn of_status(status: u16) -> Self {
+        match status {
+            404 => Self::of(&Error::NotFound),
+            405 | 501 => Self::of(&Error::MethodNotAllowed),
+            413 => Self::of(&Error::TooLarge),
+            414 => Self::of(&Error::AddressTooLong),
+            431 => Self::of(&Error::HeadTooLarge),
+            503 => Self::of(&Error::DatabaseDown(String::new())),
+            400..=499 => Self::of(&Error::InvalidRequest("The request is malformed.")),
+            _ => Self::of(&Error::Internal(String::new())),
+        }
+    }
+
+    /// The body for programs.
+    #[must_use]
+    pub fn json(&self, request_id: &str) -> String {
+        json!({
+            "type": format!("urn:doorward:problem:{}", self.code),
+            "title": self.title,
+            "status": self.status,
+            "detail": self.detail,
+            "instance": request_id,
+            "code": self.code,
+            "errors": [],
+        })
+        .to_string()
+    }
+
+    /// Headers that belong to the problem itself.
+    pub fn headers(&self) -> impl Iterator<Item = (HeaderName, HeaderValue)> {
+        let bearer = (self.status == 401).then(|| (WWW_AUTHENTICATE, HeaderValue::from_static("Bearer")));
+        let later = (self.status == 503).then(|| (RETRY_AFTER, HeaderValue::from_static("5")));
+        bearer.into_iter().chain(later)
+    }
+
+    /// A bare answer that carries the problem to the outer layer.
+    #[must_use]
+    pub fn response(self) -> HttpResponse {
+        let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let mut response = HttpResponse::build(status);
+        for header in self.headers() {
+            response.insert_header(header);
+        }
+        let mut response = response.insert_header((CONTENT_TYPE, "application/problem+json")).finish();
+        response.extensions_mut().insert(self);
+        response
+    }
+}
+
+/// An [`Error`] on its way out of a handler.
+#[derive(Debug, thiserror::Error)]
+#[error(transparent)]
+pub struct Refused(#[from] pub Error);
+
+impl ResponseError for Refused {
+    fn status_code(&self) -> StatusCode {
+        StatusCode::from_u16(Problem::of(&self.0).status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
+    }
+
+    fn error_response(&self) -> HttpResponse {
+        // What the visitor is spared, the operator needs: the one place where an error is logged.
+        match &self.0 {
+            Error::Internal(_) => tracing::error!(error = %self.0, "request failed"),
+            Error::DatabaseDown(_) | Error::ProviderDown(_) | Error::ProviderRefused(_) | Error::UpstreamDown(_) => {
+                tracing::warn!(error = %self.0, "request failed");
+            }
+            _ => tracing::debug!(error = %self.0, "request refused"),
+        }
+        Problem::of(&self.0).response()
+    }
+}

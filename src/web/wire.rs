@@ -1,0 +1,71 @@
+//! The JSON shapes of users and sessions: an allow-list of fields, camelCase, times in RFC 3339 with milliseconds.
+
+use serde_json::{Value, json};
+use time::OffsetDateTime;
+use time::format_description::BorrowedFormatItem;
+use time::macros::format_description;
+
+use crate::domain::{Session, User};
+
+const MOMENT: &[BorrowedFormatItem<'static>] = format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]Z");
+
+/// A moment for programs.
+pub fn time(ms: i64) -> String {
+    at(ms).and_then(|moment| moment.format(MOMENT).ok()).unwrap_or_default()
+}
+
+/// A moment for people.
+pub fn readable(ms: i64) -> String {
+    let format = format_description!("[day padding:none] [month repr:short] [year], [hour]:[minute] UTC");
+    at(ms).and_then(|moment| moment.format(format).ok()).unwrap_or_default()
+}
+
+fn at(ms: i64) -> Option<OffsetDateTime> {
+    OffsetDateTime::from_unix_timestamp_nanos(i128::from(ms) * 1_000_000).ok()
+}
+
+pub fn user(user: &User) -> Value {
+    let profile = &user.profile;
+    json!({
+        "id": user.id,
+        "provider": user.provider,
+        "email": profile.email.as_ref().map(|email| email.as_str()),
+        "emailVerified": profile.email_verified,
+        "username": profile.username,
+        "firstName": profile.first_name,
+        "lastName": profile.last_name,
+        "displayName": profile.display_name,
+        "pictureUrl": profile.picture_url,
+        "usertag": user.usertag,
+        "locale": profile.locale,
+        "tenantId": profile.tenant_id,
+        "roles": user.effective_roles(),
+        "groups": user.groups,
+    })
+}
+
+pub fn session(session: &Session, idle_ms: i64) -> Value {
+    json!({
+        "id": session.id,
+        "provider": session.provider,
+        "createdAt": time(session.created_at_ms),
+        "lastActiveAt": time(session.last_active_at_ms),
+        "idleExpiresAt": time(session.idle_expires_at_ms(idle_ms)),
+        "expiresAt": time(session.expires_at_ms),
+        "authTime": session.auth_time_ms.map(time),
+        "acr": session.acr,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_utc_with_milliseconds() {
+        assert_eq!(time(0), "1970-01-01T00:00:00.000Z");
+        assert_eq!(time(1_795_000_000_123), "2026-11-18T07:06:40.123Z");
+        assert_eq!(time(i64::MAX), "");
+        assert_eq!(readable(0), "1 Jan 1970, 00:00 UTC");
+    }
+}

@@ -105,7 +105,7 @@ struct Inner {
     http_seconds: Series<2, Histogram>,
     provider_calls: Series<3, Counter>,
     provider_seconds: Series<2, Histogram>,
-    decrypt_failures: Counter,
+    decrypt_failures: Series<1, Counter>,
     key_age: Series<1, Gauge>,
     swept: Series<1, Counter>,
     jobs: Series<2, Counter>,
@@ -156,7 +156,7 @@ impl Metrics {
                 "Time of a call to a provider",
                 provider_histogram,
             ),
-            decrypt_failures: counter(r, "decrypt_failures", "Sealed values that no key opened"),
+            decrypt_failures: counters(r, "decrypt_failures", "Sealed values that no key opened, by reason"),
             key_age: gauges(r, "key_age_days", "Age of a sealing key in days"),
             swept: counters(r, "swept_rows", "Rows removed because their time was over, by table"),
             jobs: counters(r, "job_runs", "Runs of a job, by job and outcome"),
@@ -225,8 +225,9 @@ impl Metrics {
         self.0.provider_seconds.observe([provider, operation], seconds);
     }
 
-    pub fn crypt_decrypt_fail(&self) {
-        self.0.decrypt_failures.inc();
+    /// `reason` is a word (`unknown_key`, `damaged`); a sentence, such as an error's text, is counted as [`OTHER`].
+    pub fn crypt_decrypt_fail(&self, reason: &str) {
+        self.0.decrypt_failures.count([("reason", word(reason))], 1);
     }
 
     /// `key_id` is an id of the configured ring.

@@ -19,8 +19,9 @@ mod tests;
 
 pub use logs::{Format, Guard, LostLines, init};
 pub use metrics::{CONTENT_TYPE, Metrics};
-pub use traces::{Otlp, adopt, current_traceparent, parent_from};
+pub use traces::{Otlp, current_traceparent, parent_from};
 
+use opentelemetry::Context;
 use tracing::Span;
 use tracing::field::Empty;
 
@@ -34,11 +35,13 @@ pub const OTHER: &str = "other";
 /// asked for: paths and query strings carry codes and ids. A method outside the registered ones becomes
 /// [`OTHER`].
 ///
+/// `parent` is the trace it belongs to, from [`parent_from`]; an empty context begins a new one.
+///
 /// Its level is the highest there is, because the level decides whether the request id is there at all: a
 /// warning must carry it, whatever level the operator chose.
-pub fn request_span(request_id: &str, method: &str, path_class: &'static str) -> Span {
+pub fn request_span(request_id: &str, method: &str, path_class: &'static str, parent: &Context) -> Span {
     let method = method_class(method);
-    tracing::error_span!(
+    let span = tracing::error_span!(
         "request",
         otel.kind = "server",
         otel.name = %format_args!("{method} {path_class}"),
@@ -52,7 +55,9 @@ pub fn request_span(request_id: &str, method: &str, path_class: &'static str) ->
         { fields::STATUS } = Empty,
         { fields::OUTCOME } = Empty,
         { fields::REASON } = Empty,
-    )
+    );
+    traces::adopt(&span, parent);
+    span
 }
 
 /// A request's method as a word of a closed set: those of RFC 9110 section 9 and PATCH (RFC 5789), else

@@ -117,12 +117,11 @@ pub fn parent_from(headers: impl Fn(&str) -> Option<String>) -> Context {
     TraceContextPropagator::new().extract_with_context(&Context::new(), &found)
 }
 
-/// Makes `span` a part of that trace. To be called before the span is entered; without traces it does
-/// nothing.
-pub fn adopt(span: &Span, parent: Context) {
+/// Makes a span that has not been entered yet a part of that trace; where traces are off it does nothing.
+pub(super) fn adopt(span: &Span, parent: &Context) {
     if parent.span().span_context().is_valid() {
-        // It fails where traces are off or the span has begun; the request matters more than its trace.
-        let _ = span.set_parent(parent);
+        // It fails where traces are off; the request matters more than its trace.
+        let _ = span.set_parent(parent.clone());
     }
 }
 

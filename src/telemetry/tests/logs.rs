@@ -2,6 +2,7 @@ use std::io::{self, Write};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
+use opentelemetry::Context;
 use serde_json::Value;
 use tracing::{debug, error, info, trace, warn};
 
@@ -15,7 +16,7 @@ const NASTY: &str = "a\r\nb\u{2028}c\u{85}\u{1b}[31mred\u{1b}]0;title\u{7}\u{9b}
     \u{200f}\u{202e}\u{feff}\u{e0041}\",\"level\":\"x\\ user=root |";
 
 fn nasty_story() {
-    let span = request_span(NASTY, NASTY, "login");
+    let span = request_span(NASTY, NASTY, "login", &Context::new());
     let _inside = span.enter();
     span.record(fields::PROVIDER, NASTY);
     let error = io::Error::other(NASTY);
@@ -74,7 +75,7 @@ fn a_coloured_line_holds_no_colour_but_ours() {
 #[test]
 fn a_plain_event_reads_well() {
     let log = log_of(PLAIN, "info", || {
-        let span = request_span("r-1", "GET", "callback");
+        let span = request_span("r-1", "GET", "callback", &Context::new());
         let _inside = span.enter();
         info!(
             provider = "keycloak",
@@ -140,7 +141,7 @@ fn an_unreadable_level_is_a_sentence() {
 #[test]
 fn a_warning_carries_the_request_id_at_every_level() {
     let log = log_of(PLAIN, "warn", || {
-        let span = request_span("r-7", "POST", "login");
+        let span = request_span("r-7", "POST", "login", &Context::new());
         let _inside = span.enter();
         info!("unheard");
         warn!("heard");
@@ -151,7 +152,7 @@ fn a_warning_carries_the_request_id_at_every_level() {
 #[test]
 fn what_is_learnt_later_joins_the_request() {
     let log = log_of(JSON, "info", || {
-        let span = request_span("r-8", "GET", "callback");
+        let span = request_span("r-8", "GET", "callback", &Context::new());
         let _inside = span.enter();
         for (field, value) in
             [(fields::ADDRESS, "203.0.113.9"), (fields::USER, "u1"), (fields::SESSION, "s1")]

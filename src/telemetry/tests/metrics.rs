@@ -16,7 +16,7 @@ fn names_follow_the_prometheus_conventions() {
     metrics.audit_dropped(2);
     metrics.http("login", "GET", 303, 0.004);
     metrics.provider_call("keycloak", "token", "ok", 0.2);
-    metrics.crypt_decrypt_fail();
+    metrics.crypt_decrypt_fail("unknown_key");
     metrics.key_age_days("k1", 12);
     metrics.swept("sessions", 5);
     metrics.job("sweep", "ok");
@@ -36,7 +36,7 @@ fn names_follow_the_prometheus_conventions() {
         "doorward_http_request_duration_seconds_count{route=\"login\",method=\"GET\"} 1",
         "doorward_provider_calls_total{provider=\"keycloak\",operation=\"token\",outcome=\"ok\"} 1",
         "doorward_provider_call_duration_seconds_sum{provider=\"keycloak\",operation=\"token\"} 0.2",
-        "doorward_decrypt_failures_total 1",
+        "doorward_decrypt_failures_total{reason=\"unknown_key\"} 1",
         "doorward_key_age_days{key=\"k1\"} 12",
         "doorward_swept_rows_total{table=\"sessions\"} 5",
         "doorward_job_runs_total{job=\"sweep\",outcome=\"ok\"} 1",
@@ -84,6 +84,7 @@ fn persons_tokens_and_sentences_do_not_become_labels() {
         metrics.session_ended(text, 1);
         metrics.logout(text, text);
         metrics.job(text, text);
+        metrics.crypt_decrypt_fail(text);
         metrics.swept(text, 1);
         metrics.provider_call(text, text, text, 0.1);
     }

@@ -3,12 +3,13 @@ use std::net::TcpListener;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
+use opentelemetry::Context;
 use opentelemetry::trace::{TraceContextExt as _, TraceFlags};
 use tracing::{debug_span, info, info_span};
 
 use super::{JSON, PLAIN, log_of, traced};
 use crate::telemetry::logs::assemble;
-use crate::telemetry::{Otlp, adopt, current_traceparent, parent_from, request_span};
+use crate::telemetry::{Otlp, current_traceparent, parent_from, request_span};
 
 const PARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
 const TRACE_ID: [u8; 16] =
@@ -18,7 +19,7 @@ fn otlp(endpoint: impl Into<String>) -> Otlp {
     Otlp { endpoint: endpoint.into(), service_name: "doorward-test".into() }
 }
 
-fn traceparent(value: &str) -> opentelemetry::Context {
+fn traceparent(value: &str) -> Context {
     parent_from(|name| (name == "traceparent").then(|| value.to_owned()))
 }
 
@@ -57,8 +58,7 @@ fn spans_reach_the_collector_from_inside_a_runtime() {
     runtime.block_on(async {
         // The log is off; traces are a matter of their own.
         traced(PLAIN, "off", Some(&otlp), || {
-            let span = request_span("r-1", "GET", "callback");
-            adopt(&span, traceparent(PARENT));
+            let span = request_span("r-1", "GET", "callback", &traceparent(PARENT));
             let _inside = span.enter();
             info_span!("provider_call", operation = "token").in_scope(|| info!("asked"));
             debug_span!("too_small_for_a_trace").in_scope(|| ());
@@ -85,7 +85,9 @@ fn a_silent_collector_does_not_hold_up_the_end() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let otlp = otlp(format!("http://{}", listener.local_addr().unwrap()));
     let begun = Instant::now();
-    traced(JSON, "info", Some(&otlp), || request_span("r-2", "GET", "login").in_scope(|| ()));
+    traced(JSON, "info", Some(&otlp), || {
+        request_span("r-2", "GET", "login", &Context::new()).in_scope(|| ())
+    });
     assert!(begun.elapsed() < Duration::from_secs(8), "{:?}", begun.elapsed());
 }
 
@@ -94,8 +96,7 @@ fn a_call_made_now_belongs_to_the_visitors_trace() {
     let (endpoint, _received) = collector();
     traced(PLAIN, "info", Some(&otlp(endpoint)), || {
         assert_eq!(current_traceparent(), None, "there is no span yet");
-        let span = request_span("r-3", "GET", "proxy");
-        adopt(&span, traceparent(PARENT));
+        let span = request_span("r-3", "GET", "proxy", &traceparent(PARENT));
         let _inside = span.enter();
         let now = current_traceparent().unwrap();
         assert!(now.starts_with("00-0af7651916cd43dd8448eb211c80319c-") && now.ends_with("-01"), "{now}");
@@ -110,8 +111,12 @@ fn a_call_made_now_belongs_to_the_visitors_trace() {
 fn a_trace_that_its_owner_does_not_keep_is_not_kept_here() {
     let (endpoint, _received) = collector();
     traced(PLAIN, "info", Some(&otlp(endpoint)), || {
-        let span = request_span("r-4", "GET", "proxy");
-        adopt(&span, traceparent("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00"));
+        let span = request_span(
+            "r-4",
+            "GET",
+            "proxy",
+            &traceparent("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00"),
+        );
         let now = span.in_scope(current_traceparent).unwrap();
         assert!(now.starts_with("00-0af7651916cd43dd8448eb211c80319c-") && now.ends_with("-00"), "{now}");
     });
@@ -121,8 +126,7 @@ fn a_trace_that_its_owner_does_not_keep_is_not_kept_here() {
 fn a_request_without_a_trace_begins_one() {
     let (endpoint, _received) = collector();
     traced(PLAIN, "info", Some(&otlp(endpoint)), || {
-        let span = request_span("r-5", "GET", "proxy");
-        adopt(&span, parent_from(|_| None));
+        let span = request_span("r-5", "GET", "proxy", &parent_from(|_| None));
         let now = span.in_scope(current_traceparent).unwrap();
         assert!(now.len() == 55 && now.ends_with("-01"), "{now}");
     });
@@ -131,8 +135,7 @@ fn a_request_without_a_trace_begins_one() {
 #[test]
 fn without_traces_there_is_no_traceparent() {
     log_of(PLAIN, "info", || {
-        let span = request_span("r-6", "GET", "proxy");
-        adopt(&span, traceparent(PARENT));
+        let span = request_span("r-6", "GET", "proxy", &traceparent(PARENT));
         assert_eq!(span.in_scope(current_traceparent), None);
     });
 }

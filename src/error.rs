@@ -104,7 +104,7 @@ impl From<StoreError> for Error {
 impl From<ApplyError> for Error {
     fn from(error: ApplyError) -> Self {
         match error {
-            ApplyError::IdentityConflict => Self::IdentityConflict,
+            ApplyError::IdentityConflict { .. } => Self::IdentityConflict,
             ApplyError::Store(error) => error.into(),
         }
     }

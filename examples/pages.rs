@@ -5,14 +5,12 @@ use std::{env, fs, path::Path};
 
 use doorward::proxy::demo;
 use doorward::web::views::{
-    Account, Action, Choice, ChooseProvider, Chrome, FieldFault, LOGO, Moment, ProblemPage,
-    Profile, STYLESHEET, SessionRow, SignOut, SignedOut, Template, asset_version, initials,
+    Account, Action, Choice, ChooseProvider, Chrome, FieldFault, LOGO, Moment, ProblemPage, Profile,
+    STYLESHEET, SessionRow, SignOut, SignedOut, Template, asset_version, initials,
 };
 
 fn main() -> anyhow::Result<()> {
-    let folder = env::args()
-        .nth(1)
-        .unwrap_or_else(|| "target/pages".to_owned());
+    let folder = env::args().nth(1).unwrap_or_else(|| "target/pages".to_owned());
     let folder = Path::new(&folder);
     fs::create_dir_all(folder.join("auth/static"))?;
     fs::write(folder.join("auth/static/doorward.css"), STYLESHEET)?;
@@ -54,10 +52,7 @@ fn doors() -> anyhow::Result<Vec<(&'static str, String)>> {
         sign_in_href: "/auth/login".to_owned(),
         continue_href: Some("/".to_owned()),
     };
-    let sign_out = SignOut {
-        chrome: chrome(Some("Ada Lovelace")),
-        return_to: None,
-    };
+    let sign_out = SignOut { chrome: chrome(Some("Ada Lovelace")), return_to: None };
     let refused = ProblemPage {
         chrome: chrome(Some("Alice Anders")),
         status: 403,
@@ -66,10 +61,7 @@ fn doors() -> anyhow::Result<Vec<(&'static str, String)>> {
         code: "not_allowed".to_owned(),
         request_id: "01k4t9m2v7x3e8rq5c6b0hznwd".to_owned(),
         faults: Vec::new(),
-        action: Some(Action {
-            label: "Back to the start".to_owned(),
-            href: "/".to_owned(),
-        }),
+        action: Some(Action { label: "Back to the start".to_owned(), href: "/".to_owned() }),
     };
     let fields = ProblemPage {
         chrome: chrome(None),
@@ -79,14 +71,8 @@ fn doors() -> anyhow::Result<Vec<(&'static str, String)>> {
         code: "invalid_fields".to_owned(),
         request_id: "01k4t9m2v7x3e8rq5c6b0hznwe".to_owned(),
         faults: vec![
-            FieldFault {
-                field: "email".to_owned(),
-                detail: "is not an address".to_owned(),
-            },
-            FieldFault {
-                field: "password".to_owned(),
-                detail: "is shorter than 12".to_owned(),
-            },
+            FieldFault { field: "email".to_owned(), detail: "is not an address".to_owned() },
+            FieldFault { field: "password".to_owned(), detail: "is shorter than 12".to_owned() },
         ],
         action: None,
     };
@@ -100,10 +86,7 @@ fn doors() -> anyhow::Result<Vec<(&'static str, String)>> {
 }
 
 fn account() -> Account {
-    let moment = |text: &str| Moment {
-        iso: "2026-03-01T10:00:00.000Z".to_owned(),
-        text: text.to_owned(),
-    };
+    let moment = |text: &str| Moment { iso: "2026-03-01T10:00:00.000Z".to_owned(), text: text.to_owned() };
     let row = |id: &str, current: bool, device: &str, ip: &str| SessionRow {
         id: id.to_owned(),
         current,
@@ -128,12 +111,7 @@ fn account() -> Account {
         },
         sessions: vec![
             row("s1", true, "Firefox on Linux", "203.0.113.7"),
-            row(
-                "s2",
-                false,
-                "Safari on iPhone",
-                "2001:db8:85a3::8a2e:370:7334",
-            ),
+            row("s2", false, "Safari on iPhone", "2001:db8:85a3::8a2e:370:7334"),
             row("s3", false, "Chrome on Windows", "198.51.100.23"),
         ],
         others: true,

@@ -39,7 +39,12 @@ impl Setup {
     ///
     /// # Errors
     /// One sentence for each provider that cannot be opened.
-    pub fn build(config: Config, ring: KeyRing, clock: &Arc<dyn Clock>, random: &Arc<dyn Random>) -> Result<Self, Vec<String>> {
+    pub fn build(
+        config: Config,
+        ring: KeyRing,
+        clock: &Arc<dyn Clock>,
+        random: &Arc<dyn Random>,
+    ) -> Result<Self, Vec<String>> {
         let mut opened = Vec::new();
         let mut faults = Vec::new();
         for provider in &config.providers {
@@ -54,7 +59,13 @@ impl Setup {
         let return_rules = ReturnRules {
             public_url: config.server.public_url.clone(),
             auth_prefix: config.server.auth_prefix.clone(),
-            origins: config.cors.origins.iter().filter_map(|origin| url::Url::parse(origin).ok()).map(|url| url.origin()).collect(),
+            origins: config
+                .cors
+                .origins
+                .iter()
+                .filter_map(|origin| url::Url::parse(origin).ok())
+                .map(|url| url.origin())
+                .collect(),
         };
         let routes = Table::new(&config.routes);
         Ok(Self { config, ring, return_rules, routes, providers: opened })
@@ -84,7 +95,16 @@ impl Setup {
 
 impl App {
     pub fn new(setup: Setup, store: Store, clock: Arc<dyn Clock>, random: Arc<dyn Random>) -> Self {
-        Self { setup: ArcSwap::from_pointee(setup), store, clock, random, metrics: Metrics::new(), refusals: Refusals::default() }
+        let metrics = Metrics::new();
+        metrics.know_providers(setup.config.providers.iter().map(|p| p.id.as_str()));
+        Self {
+            setup: ArcSwap::from_pointee(setup),
+            store,
+            clock,
+            random,
+            metrics,
+            refusals: Refusals::default(),
+        }
     }
 
     /// The set-up in force; a flow takes it once, so that a reload never shows it two halves.
@@ -94,6 +114,7 @@ impl App {
 
     /// Puts another set-up in force for everything that begins from now on.
     pub fn refurnish(&self, setup: Setup) {
+        self.metrics.know_providers(setup.config.providers.iter().map(|p| p.id.as_str()));
         self.setup.store(Arc::new(setup));
     }
 

@@ -118,9 +118,13 @@ impl From<ProviderError> for Error {
             ProviderError::Cancelled => Self::LoginCancelled,
             ProviderError::InteractionNeeded => Self::NotSignedIn,
             ProviderError::ClaimMissing(_) => Self::NotAllowed,
-            ProviderError::Protocol { reason: "provider_error", .. } => Self::ProviderRefused(error.to_string()),
+            ProviderError::Protocol { reason: "provider_error", .. } => {
+                Self::ProviderRefused(error.to_string())
+            }
             ProviderError::Protocol { reason, .. } => Self::LoginFailed(reason),
-            ProviderError::BeginAgain | ProviderError::Unavailable(_) => Self::ProviderDown(error.to_string()),
+            ProviderError::BeginAgain | ProviderError::Unavailable(_) => {
+                Self::ProviderDown(error.to_string())
+            }
             ProviderError::Misconfigured(_) => Self::ProviderRefused(error.to_string()),
         }
     }

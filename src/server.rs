@@ -15,8 +15,8 @@ use tokio::sync::watch;
 use crate::app::App;
 use crate::config::{Config, ProviderKind, Sources};
 use crate::dev_idp::DevIdp;
-use crate::flows::start::{self, Furniture, Keys, StartFault};
 use crate::flows::reload;
+use crate::flows::start::{self, Furniture, Keys, StartFault};
 use crate::jobs;
 use crate::store::Store;
 use crate::web::operations::{self, MaybeApp};
@@ -47,7 +47,11 @@ impl Server {
     ///
     /// # Errors
     /// Sentences for the operator.
-    pub async fn bind(mut config: Config, sources: Option<Sources>, at: Furniture) -> Result<Self, StartFault> {
+    pub async fn bind(
+        mut config: Config,
+        sources: Option<Sources>,
+        at: Furniture,
+    ) -> Result<Self, StartFault> {
         let public = listen(config.server.listen, "server.listen")?;
         let operations = listen(config.server.operations_listen, "server.operations_listen")?;
         let here = address(&public)?;
@@ -58,7 +62,18 @@ impl Server {
         let store = start::open_store(&config).await?;
         let dev_idp = dev_idp(&config, &at)?;
         tracing::info!(public = %here, operations = %address(&operations)?, public_url = %config.server.public_url, "listening");
-        Ok(Self { config, sources, public, operations, store, keys, at, app: Arc::new(ArcSwapOption::empty()), dev_idp, workers: 0 })
+        Ok(Self {
+            config,
+            sources,
+            public,
+            operations,
+            store,
+            keys,
+            at,
+            app: Arc::new(ArcSwapOption::empty()),
+            dev_idp,
+            workers: 0,
+        })
     }
 
     /// Serves with this many worker threads instead of one per core.
@@ -142,7 +157,10 @@ impl Server {
                 Ok(()) => break Ok(true),
                 Err(StartFault::NotYet(problem)) => {
                     if closed.is_none() {
-                        tracing::warn!(problem, "the database is not there yet; the door stays closed until it is");
+                        tracing::warn!(
+                            problem,
+                            "the database is not there yet; the door stays closed until it is"
+                        );
                         let server = serve_closed(&self.public)?;
                         closed = Some(server.handle());
                         tokio::spawn(server);
@@ -164,8 +182,11 @@ impl Server {
 }
 
 fn listen(address: SocketAddr, key: &str) -> Result<TcpListener, StartFault> {
-    TcpListener::bind(address)
-        .map_err(|e| StartFault::Faults(vec![format!("{key}: cannot listen on {address}: {e}; is another process there? try another port")]))
+    TcpListener::bind(address).map_err(|e| {
+        StartFault::Faults(vec![format!(
+            "{key}: cannot listen on {address}: {e}; is another process there? try another port"
+        )])
+    })
 }
 
 fn address(listener: &TcpListener) -> Result<SocketAddr, StartFault> {
@@ -177,14 +198,18 @@ fn again(listener: &TcpListener) -> Result<TcpListener, StartFault> {
 }
 
 fn dev_idp(config: &Config, at: &Furniture) -> Result<Option<DevIdp>, StartFault> {
-    let Some(provider) = config.providers.iter().find(|p| p.kind == ProviderKind::Dev) else { return Ok(None) };
+    let Some(provider) = config.providers.iter().find(|p| p.kind == ProviderKind::Dev) else {
+        return Ok(None);
+    };
     let clock = Arc::clone(&at.clock);
     let issuer = DevIdp::new(&provider.issuer, Arc::new(move || clock.now_ms()));
     issuer.map(Some).map_err(|e| StartFault::Faults(vec![format!("provider.{}: {e}", provider.id)]))
 }
 
 fn started(server: std::io::Result<HttpServerBound>) -> Result<Http, StartFault> {
-    server.map(|bound| bound.0).map_err(|e| StartFault::Faults(vec![format!("the listener cannot be used: {e}")]))
+    server
+        .map(|bound| bound.0)
+        .map_err(|e| StartFault::Faults(vec![format!("the listener cannot be used: {e}")]))
 }
 
 struct HttpServerBound(Http);
@@ -192,18 +217,29 @@ struct HttpServerBound(Http);
 fn serve_operations(server: &Server) -> Result<Http, StartFault> {
     let app = Arc::clone(&server.app);
     let listener = again(&server.operations)?;
-    let http = HttpServer::new(move || HttpApp::new().app_data(web::Data::new(Arc::clone(&app))).configure(operations::routes));
+    let http = HttpServer::new(move || {
+        HttpApp::new().app_data(web::Data::new(Arc::clone(&app))).configure(operations::routes)
+    });
     started(http.workers(1).disable_signals().listen(listener).map(|http| HttpServerBound(http.run())))
 }
 
 fn serve_closed(public: &TcpListener) -> Result<Http, StartFault> {
     let http = HttpServer::new(|| HttpApp::new().default_service(web::to(waiting::closed)));
     // A client that keeps its connection must meet the open door with its next request.
-    let http = http.workers(1).disable_signals().keep_alive(actix_web::http::KeepAlive::Disabled).shutdown_timeout(1);
+    let http = http
+        .workers(1)
+        .disable_signals()
+        .keep_alive(actix_web::http::KeepAlive::Disabled)
+        .shutdown_timeout(1);
     started(http.listen(again(public)?).map(|http| HttpServerBound(http.run())))
 }
 
-fn serve_public(public: &TcpListener, doors: Door, dev_idp: Option<DevIdp>, workers: usize) -> Result<Http, StartFault> {
+fn serve_public(
+    public: &TcpListener,
+    doors: Door,
+    dev_idp: Option<DevIdp>,
+    workers: usize,
+) -> Result<Http, StartFault> {
     let http = HttpServer::new(move || {
         HttpApp::new()
             .wrap(from_fn(door::layer))
@@ -224,7 +260,9 @@ fn serve_public(public: &TcpListener, doors: Door, dev_idp: Option<DevIdp>, work
 /// Reloads on SIGHUP; returns when SIGTERM or SIGINT asks to stop.
 async fn signals(app: &App, sources: Option<&Sources>) {
     use tokio::signal::unix::{SignalKind, signal};
-    let (Ok(mut hangup), Some(sources)) = (signal(SignalKind::hangup()), sources) else { return stop_signals().await };
+    let (Ok(mut hangup), Some(sources)) = (signal(SignalKind::hangup()), sources) else {
+        return stop_signals().await;
+    };
     loop {
         tokio::select! {
             () = stop_signals() => return,
@@ -255,7 +293,9 @@ fn tell(reloaded: Result<reload::Reloaded, Vec<String>>) {
 
 async fn stop_signals() {
     use tokio::signal::unix::{SignalKind, signal};
-    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
+    let (Ok(mut terminate), Ok(mut interrupt)) =
+        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
         return std::future::pending().await;
     };
     tokio::select! {

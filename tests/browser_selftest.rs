@@ -32,9 +32,7 @@ async fn a_browser_tells_sites_apart_and_carries_its_cookies() {
     browser.set_cookie("c", "3");
     browser.forget("a");
     assert_eq!(browser.cookies().len(), 1);
-    browser
-        .post_form_from("http://evil.example/", "/form", &[("k", "v w")])
-        .await;
+    browser.post_form_from("http://evil.example/", "/form", &[("k", "v w")]).await;
     let form = op.requests_to("/form").remove(0);
     assert_eq!(form.header("sec-fetch-site"), Some("cross-site"));
     assert_eq!(form.header("origin"), Some("http://evil.example"));
@@ -44,10 +42,7 @@ async fn a_browser_tells_sites_apart_and_carries_its_cookies() {
     assert_eq!(script.get_json("/jwks").await.status, 200);
     script.delete("/thing").await;
     let thing = op.requests_to("/thing").remove(0);
-    assert_eq!(
-        (thing.method.as_str(), thing.header("cookie")),
-        ("DELETE", None)
-    );
+    assert_eq!((thing.method.as_str(), thing.header("cookie")), ("DELETE", None));
     assert_eq!(thing.header("x-csrf"), Some("1"));
 }
 

@@ -6,9 +6,7 @@ use serde_json::json;
 
 use crate::house::browser::raw;
 use crate::house::op::mint::{self, b64};
-use crate::house::op::{
-    Alg, Answer, Minted, Person, PublicForm, Script, SigningKey, SilentListener,
-};
+use crate::house::op::{Alg, Answer, Minted, Person, PublicForm, Script, SigningKey, SilentListener};
 use crate::op_selftest::{callback, signed_in, text, visitor};
 
 #[tokio::test]
@@ -42,10 +40,7 @@ async fn the_script_has_the_last_word_over_id_tokens() {
     });
     let tokens = signed_in(&op, &browser).await;
     let (header, claims) = mint::peek(text(&tokens["id_token"])).expect("a token");
-    assert_eq!(
-        (header["kid"].as_str(), claims.get("nonce")),
-        (Some("elsewhere"), None)
-    );
+    assert_eq!((header["kid"].as_str(), claims.get("nonce")), (Some("elsewhere"), None));
     assert_eq!(claims["roles"], json!(["admin"]));
 }
 
@@ -58,10 +53,7 @@ async fn metadata_keys_and_callback_bend_to_the_script() {
         s.discovery(|document| {
             document.insert("issuer".into(), "https://other.example".into());
         });
-        s.next(
-            "/.well-known/openid-configuration",
-            Answer::text(200, "text/html", "<p>"),
-        );
+        s.next("/.well-known/openid-configuration", Answer::text(200, "text/html", "<p>"));
     });
     assert_eq!(metadata().await.text(), "<p>");
     assert_eq!(metadata().await.json()["issuer"], "https://other.example");
@@ -78,11 +70,7 @@ async fn metadata_keys_and_callback_bend_to_the_script() {
     });
     let keys = browser.get("/jwks").await.json();
     assert_eq!(keys["keys"][1]["kty"], "odd");
-    let names: Vec<_> = callback(&op, &browser)
-        .await
-        .into_iter()
-        .map(|(n, _)| n)
-        .collect();
+    let names: Vec<_> = callback(&op, &browser).await.into_iter().map(|(n, _)| n).collect();
     assert_eq!(names, ["code", "state", "state"]);
     op.script(|s| s.deny("access_denied"));
     let pairs = callback(&op, &browser).await;
@@ -97,48 +85,23 @@ async fn endpoints_misbehave_on_demand() {
     op.script(|s| {
         s.next("/jwks", Answer::Redirect(307, silent.url("/keys")));
         s.next("/jwks", Answer::Close);
-        s.next(
-            "/jwks",
-            Answer::Truncated("application/json", b"{\"keys\":".to_vec()),
-        );
+        s.next("/jwks", Answer::Truncated("application/json", b"{\"keys\":".to_vec()));
         s.next("/jwks", Answer::error(503, "temporarily_unavailable"));
         s.next("/jwks", Answer::Normal);
         s.answer("/jwks", Answer::text(200, "text/plain", "always"));
     });
-    assert_eq!(
-        browser
-            .get("/jwks")
-            .await
-            .location()
-            .expect("a place")
-            .path(),
-        "/keys"
-    );
-    let closed = raw(
-        op.address(),
-        b"GET /jwks HTTP/1.1\r\nhost: op\r\nconnection: close\r\n\r\n",
-    );
+    assert_eq!(browser.get("/jwks").await.location().expect("a place").path(), "/keys");
+    let closed = raw(op.address(), b"GET /jwks HTTP/1.1\r\nhost: op\r\nconnection: close\r\n\r\n");
     assert_eq!(String::from_utf8_lossy(&closed), "");
-    let cut = raw(
-        op.address(),
-        b"GET /jwks HTTP/1.1\r\nhost: op\r\nconnection: close\r\n\r\n",
-    );
-    assert!(
-        cut.ends_with(b"{\"keys\":"),
-        "{}",
-        String::from_utf8_lossy(&cut)
-    );
+    let cut = raw(op.address(), b"GET /jwks HTTP/1.1\r\nhost: op\r\nconnection: close\r\n\r\n");
+    assert!(cut.ends_with(b"{\"keys\":"), "{}", String::from_utf8_lossy(&cut));
     assert_eq!(browser.get("/jwks").await.status, 503);
     assert!(browser.get("/jwks").await.json()["keys"].is_array());
     assert_eq!(browser.get("/jwks").await.text(), "always");
     for endless in [Answer::Endless, Answer::Drip] {
         op.script(|s| s.answer("/jwks", endless));
         let mut response = browser.open("/jwks").await;
-        let piece = response
-            .chunk()
-            .await
-            .expect("a piece")
-            .expect("not the end");
+        let piece = response.chunk().await.expect("a piece").expect("not the end");
         assert!(piece.iter().all(|byte| *byte == b' '));
     }
     op.script(|s| s.answer("/jwks", Answer::Hang));
@@ -201,16 +164,10 @@ async fn answers_of_token_and_user_info_bend_to_the_script() {
     });
     let tokens = signed_in(&op, &browser).await;
     assert_eq!(tokens["token_type"], "bEaReR");
-    assert_eq!(
-        mint::peek(text(&tokens["id_token"])).expect("a token").1["sub"],
-        7
-    );
+    assert_eq!(mint::peek(text(&tokens["id_token"])).expect("a token").1["sub"], 7);
     let access = text(&tokens["access_token"]);
     let (header, claims) = mint::peek(access).expect("a token");
-    assert_eq!(
-        (&header["typ"], &claims["aud"]),
-        (&json!("JWT"), &json!("elsewhere"))
-    );
+    assert_eq!((&header["typ"], &claims["aud"]), (&json!("JWT"), &json!("elsewhere")));
     let bearer = browser.with_header("authorization", &format!("Bearer {access}"));
     assert!(bearer.get("/userinfo").await.json().get("sub").is_none());
     op.revoke_all_grants();

@@ -49,13 +49,8 @@ pub async fn code(op: &ScriptedOp, browser: &Browser) -> String {
 /// The token endpoint asked with Basic authentication, form-encoded as RFC 6749 wants it.
 pub async fn token(browser: &Browser, fields: &[(&str, &str)]) -> Page {
     use base64::Engine;
-    let encode =
-        |text: &str| -> String { url::form_urlencoded::byte_serialize(text.as_bytes()).collect() };
-    let pair = format!(
-        "{}:{}",
-        encode("doorward"),
-        encode("s3cret+with%odd&chars:")
-    );
+    let encode = |text: &str| -> String { url::form_urlencoded::byte_serialize(text.as_bytes()).collect() };
+    let pair = format!("{}:{}", encode("doorward"), encode("s3cret+with%odd&chars:"));
     let pair = base64::engine::general_purpose::STANDARD.encode(pair);
     let browser = browser.with_header("authorization", &format!("Basic {pair}"));
     browser.post_form("/token", fields).await
@@ -80,11 +75,7 @@ pub async fn signed_in(op: &ScriptedOp, browser: &Browser) -> Value {
 
 pub async fn refresh(browser: &Browser, tokens: &Value) -> Page {
     let old = tokens["refresh_token"].as_str().expect("a refresh token");
-    token(
-        browser,
-        &[("grant_type", "refresh_token"), ("refresh_token", old)],
-    )
-    .await
+    token(browser, &[("grant_type", "refresh_token"), ("refresh_token", old)]).await
 }
 
 pub fn text(value: &Value) -> &str {
@@ -116,21 +107,12 @@ async fn an_honest_provider_signs_a_person_in_with_every_algorithm() {
         let keys = browser.get("/jwks").await.json();
         assert_eq!(keys["keys"][0]["kid"], header["kid"]);
         assert!(mint::verifies(id_token, &op.script(|s| s.key.clone())));
-        assert!(!mint::verifies(
-            &mint::flip_bit(id_token, 1, 9),
-            &op.script(|s| s.key.clone())
-        ));
+        assert!(!mint::verifies(&mint::flip_bit(id_token, 1, 9), &op.script(|s| s.key.clone())));
         let bearer = browser.with_header("authorization", &format!("Bearer {access}"));
-        assert_eq!(
-            bearer.get("/userinfo").await.json()["email"],
-            "alice@example.test"
-        );
+        assert_eq!(bearer.get("/userinfo").await.json()["email"], "alice@example.test");
     }
     assert_eq!(op.count("/token"), 4);
-    assert_eq!(
-        op.requests_to("/token")[0].form("code_verifier").as_deref(),
-        Some(VERIFIER)
-    );
+    assert_eq!(op.requests_to("/token")[0].form("code_verifier").as_deref(), Some(VERIFIER));
 }
 
 #[tokio::test]
@@ -152,9 +134,7 @@ async fn the_published_key_is_what_another_library_reads() {
         let (input, signature) = text(&tokens["id_token"]).rsplit_once('.').expect("parts");
         let signature = {
             use base64::Engine;
-            base64::engine::general_purpose::URL_SAFE_NO_PAD
-                .decode(signature)
-                .expect("base64")
+            base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(signature).expect("base64")
         };
         let checked = keys.keys()[0].verify_signature(&name, input.as_bytes(), &signature);
         assert!(checked.is_ok(), "{alg:?}: {checked:?}");
@@ -167,25 +147,16 @@ async fn a_code_serves_once_and_only_its_own_verifier_and_address() {
     let used = code(&op, &browser).await;
     let tokens = exchange(&browser, &used).await.json();
     let again = exchange(&browser, &used).await;
-    assert_eq!(
-        (again.status, again.json()["error"].clone()),
-        (400, json!("invalid_grant"))
-    );
+    assert_eq!((again.status, again.json()["error"].clone()), (400, json!("invalid_grant")));
     assert_eq!(refresh(&browser, &tokens).await.status, 400);
     let other = code(&op, &browser).await;
     let fields = [
         ("grant_type", "authorization_code"),
         ("code", other.as_str()),
         ("redirect_uri", CALLBACK),
-        (
-            "code_verifier",
-            "another-verifier-that-is-long-enough-for-the-rule",
-        ),
+        ("code_verifier", "another-verifier-that-is-long-enough-for-the-rule"),
     ];
-    assert_eq!(
-        token(&browser, &fields).await.json()["error"],
-        "invalid_grant"
-    );
+    assert_eq!(token(&browser, &fields).await.json()["error"], "invalid_grant");
 }
 
 #[tokio::test]
@@ -194,21 +165,9 @@ async fn a_rotated_refresh_token_that_returns_ends_its_family() {
     let first = signed_in(&op, &browser).await;
     let second = refresh(&browser, &first).await.json();
     assert_ne!(first["refresh_token"], second["refresh_token"]);
-    assert!(
-        mint::peek(text(&second["id_token"]))
-            .expect("a token")
-            .1
-            .get("nonce")
-            .is_none()
-    );
-    assert_eq!(
-        refresh(&browser, &first).await.json()["error"],
-        "invalid_grant"
-    );
-    assert_eq!(
-        refresh(&browser, &second).await.json()["error"],
-        "invalid_grant"
-    );
+    assert!(mint::peek(text(&second["id_token"])).expect("a token").1.get("nonce").is_none());
+    assert_eq!(refresh(&browser, &first).await.json()["error"], "invalid_grant");
+    assert_eq!(refresh(&browser, &second).await.json()["error"], "invalid_grant");
     op.script(|s| s.rotate_refresh = false);
     let third = signed_in(&op, &browser).await;
     for _ in 0..2 {
@@ -263,10 +222,7 @@ async fn a_pushed_request_opens_once() {
     assert_eq!(direct.status, 400);
     let query = browser.url(&authorize_url(&op));
     let pairs: Vec<_> = query.query_pairs().into_owned().collect();
-    let fields: Vec<_> = pairs
-        .iter()
-        .map(|(n, v)| (n.as_str(), v.as_str()))
-        .collect();
+    let fields: Vec<_> = pairs.iter().map(|(n, v)| (n.as_str(), v.as_str())).collect();
     let pushed = browser.post_form("/par", &fields).await.json();
     let uri = text(&pushed["request_uri"]);
     let address = format!("/authorize?client_id=doorward&request_uri={uri}");
@@ -327,10 +283,7 @@ async fn tests_own_the_provider_s_time() {
         claims.remove("jti");
     });
     let (header, claims) = mint::peek(&logout).expect("a token");
-    assert_eq!(
-        (header["typ"].as_str(), claims.get("jti")),
-        (Some("logout+jwt"), None)
-    );
+    assert_eq!((header["typ"].as_str(), claims.get("jti")), (Some("logout+jwt"), None));
     assert_eq!(claims["iat"], 1_000_000_060);
 }
 
@@ -353,9 +306,7 @@ async fn a_form_post_answer_is_a_page_that_the_browser_can_send_on() {
     let (op, browser) = visitor().await;
     let address = authorize_url(&op).replace("127.0.0.1%3A1", "localhost%3A1");
     let address = address.replace("localhost%3A1", &op.address().to_string());
-    let page = browser
-        .navigate(&format!("{address}&response_mode=form_post"))
-        .await;
+    let page = browser.navigate(&format!("{address}&response_mode=form_post")).await;
     let form = page.forms().remove(0);
     browser.submit(&page, &form, &[]).await;
     let sent = op.requests_to("/auth/callback/op").remove(0);
@@ -372,9 +323,7 @@ fn a_private_key_is_written_so_that_others_can_load_it() {
     let der = |alg| {
         let pem = SigningKey::stranger(alg).private_pem();
         let body: String = pem.lines().filter(|line| !line.starts_with('-')).collect();
-        base64::engine::general_purpose::STANDARD
-            .decode(body)
-            .expect("base64")
+        base64::engine::general_purpose::STANDARD.decode(body).expect("base64")
     };
     let curve = &aws_lc_rs::signature::ECDSA_P256_SHA256_FIXED_SIGNING;
     assert!(RsaKeyPair::from_pkcs8(&der(Alg::Rs256)).is_ok());

@@ -18,15 +18,26 @@ pub fn run(common: &Common, print: bool) -> ExitCode {
     let findings = actix_web::rt::System::new().block_on(look(loaded.config));
     let faults = findings.iter().filter(|finding| !finding.fine).count();
     if common.json {
-        let rows: Vec<_> = findings.iter().map(|f| serde_json::json!({ "what": f.what, "fine": f.fine, "detail": f.detail })).collect();
-        println!("{}", serde_json::json!({ "origin": loaded.origin, "warnings": loaded.warnings, "checks": rows, "faults": faults }));
+        let rows: Vec<_> = findings
+            .iter()
+            .map(|f| serde_json::json!({ "what": f.what, "fine": f.fine, "detail": f.detail }))
+            .collect();
+        println!(
+            "{}",
+            serde_json::json!({ "origin": loaded.origin, "warnings": loaded.warnings, "checks": rows, "faults": faults })
+        );
     } else {
         println!("configuration: {}", loaded.origin);
         for warning in &loaded.warnings {
             println!("note   {warning}");
         }
         for finding in &findings {
-            println!("{}  {}: {}", if finding.fine { "ok   " } else { "FAULT" }, finding.what, finding.detail);
+            println!(
+                "{}  {}: {}",
+                if finding.fine { "ok   " } else { "FAULT" },
+                finding.what,
+                finding.detail
+            );
         }
     }
     if faults == 0 { ExitCode::SUCCESS } else { ExitCode::from(FAULTS) }

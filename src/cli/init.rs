@@ -118,10 +118,7 @@ pub fn run(
     let answers = answers(options, ask)?;
     let mut key = zeroize::Zeroizing::new([0_u8; 32]);
     random(key.as_mut_slice());
-    let made = [
-        make_folder(&options.dir, 0o755)?,
-        make_folder(&secrets, 0o700)?,
-    ];
+    let made = [make_folder(&options.dir, 0o755)?, make_folder(&secrets, 0o700)?];
     let written = write_new(&key_file, key.as_slice(), 0o600).and_then(|()| {
         write_new(&config_file, config_text(&answers).as_bytes(), 0o644)
             .inspect_err(|_| drop(std::fs::remove_file(&key_file)))
@@ -136,10 +133,7 @@ pub fn run(
         return Err(error);
     }
     let left_to_do = left_to_do(&options.dir, &answers);
-    Ok(Initialised {
-        files: vec![config_file, key_file],
-        left_to_do,
-    })
+    Ok(Initialised { files: vec![config_file, key_file], left_to_do })
 }
 
 fn answers(options: &InitOptions, ask: &mut dyn Ask) -> Result<Answers, InitError> {
@@ -153,66 +147,29 @@ fn answers(options: &InitOptions, ask: &mut dyn Ask) -> Result<Answers, InitErro
             examples.push(flag);
         }
         let answer = answer.unwrap_or_default().trim().to_owned();
-        Ok::<_, io::Error>(if answer.is_empty() {
-            example.to_owned()
-        } else {
-            answer
-        })
+        Ok::<_, io::Error>(if answer.is_empty() { example.to_owned() } else { answer })
     };
-    let kind = answer(
-        "kind",
-        &options.kind,
-        "Kind of provider (keycloak, oidc)",
-        "keycloak",
-    )?;
+    let kind = answer("kind", &options.kind, "Kind of provider (keycloak, oidc)", "keycloak")?;
     let kind = kind_word(&kind)?;
-    let example = if kind == "keycloak" {
-        "https://id.example/realms/doorward"
-    } else {
-        "https://id.example"
-    };
+    let example =
+        if kind == "keycloak" { "https://id.example/realms/doorward" } else { "https://id.example" };
     let issuer = answer("issuer", &options.issuer, "Issuer of the provider", example)?;
     check("issuer", &issuer, check_issuer(&issuer))?;
-    let client_id = answer(
-        "client-id",
-        &options.client_id,
-        "Client id there",
-        "doorward",
-    )?;
+    let client_id = answer("client-id", &options.client_id, "Client id there", "doorward")?;
     if client_id.trim().is_empty() {
-        check(
-            "client-id",
-            &client_id,
-            Err::<(), _>(("is empty", "write the client's name")),
-        )?;
+        check("client-id", &client_id, Err::<(), _>(("is empty", "write the client's name")))?;
     }
     let question = "The one origin people will see";
-    let public_url = answer(
-        "public-url",
-        &options.public_url,
-        question,
-        "https://app.example",
-    )?;
-    let public_url = check("public-url", &public_url, check_public_url(&public_url))?
-        .origin()
-        .ascii_serialization();
+    let public_url = answer("public-url", &options.public_url, question, "https://app.example")?;
+    let public_url =
+        check("public-url", &public_url, check_public_url(&public_url))?.origin().ascii_serialization();
     // The kind and the client id have defaults that may well be right; addresses do not.
     examples.retain(|flag| matches!(*flag, "issuer" | "public-url"));
-    Ok(Answers {
-        kind,
-        issuer,
-        client_id,
-        public_url,
-        examples,
-    })
+    Ok(Answers { kind, issuer, client_id, public_url, examples })
 }
 
 fn kind_word(word: &str) -> Result<&'static str, InitError> {
-    let invalid = |problem, advice| InitError::Invalid {
-        flag: "kind",
-        problem,
-        advice,
-    };
+    let invalid = |problem, advice| InitError::Invalid { flag: "kind", problem, advice };
     match ProviderKind::parse(word) {
         Ok(ProviderKind::Dev) => Err(invalid(
             "kind dev is for development".to_owned(),
@@ -241,39 +198,21 @@ fn make_folder(path: &Path, mode: u32) -> Result<bool, InitError> {
         return Ok(false);
     }
     let outcome = DirBuilder::new().recursive(true).mode(mode).create(path);
-    outcome.map_err(|source| InitError::Write {
-        path: path.to_owned(),
-        source,
-    })?;
+    outcome.map_err(|source| InitError::Write { path: path.to_owned(), source })?;
     Ok(true)
 }
 
 /// Creates a file that must not be there yet, even if somebody makes it this very moment.
 fn write_new(path: &Path, bytes: &[u8], mode: u32) -> Result<(), InitError> {
     let fail = |source: io::Error| match source.kind() {
-        io::ErrorKind::AlreadyExists => InitError::Exists {
-            path: path.to_owned(),
-        },
-        _ => InitError::Write {
-            path: path.to_owned(),
-            source,
-        },
+        io::ErrorKind::AlreadyExists => InitError::Exists { path: path.to_owned() },
+        _ => InitError::Write { path: path.to_owned(), source },
     };
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(mode)
-        .open(path)
-        .map_err(fail)?;
-    file.write_all(bytes)
-        .and_then(|()| file.sync_all())
-        .map_err(|source| {
-            drop(std::fs::remove_file(path));
-            InitError::Write {
-                path: path.to_owned(),
-                source,
-            }
-        })
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path).map_err(fail)?;
+    file.write_all(bytes).and_then(|()| file.sync_all()).map_err(|source| {
+        drop(std::fs::remove_file(path));
+        InitError::Write { path: path.to_owned(), source }
+    })
 }
 
 fn left_to_do(dir: &Path, answers: &Answers) -> Vec<String> {
@@ -281,10 +220,7 @@ fn left_to_do(dir: &Path, answers: &Answers) -> Vec<String> {
     let mut lines = Vec::new();
     for flag in &answers.examples {
         let key = flag.replace('-', "_");
-        lines.push(format!(
-            "{}: replace the example of {key}",
-            shown("config.toml")
-        ));
+        lines.push(format!("{}: replace the example of {key}", shown("config.toml")));
     }
     lines.push(format!(
         "{}: write the database's address into it, postgres://<user>:<password>@<host>/<name>",
@@ -300,10 +236,7 @@ fn left_to_do(dir: &Path, answers: &Answers) -> Vec<String> {
          after logout",
         answers.public_url, answers.kind, answers.public_url
     ));
-    lines.push(format!(
-        "run: doorward --config {} check",
-        shown("config.toml")
-    ));
+    lines.push(format!("run: doorward --config {} check", shown("config.toml")));
     lines
 }
 

@@ -84,6 +84,9 @@ fn print(common: &Common, rotated: &Rotated) {
     }
     println!("{} of {} values re-encrypted", rotated.resealed, rotated.seen);
     if rotated.unreadable > 0 {
-        println!("{} values open with no key of the ring; they are no sessions, and stay as they are", rotated.unreadable);
+        println!(
+            "{} values open with no key of the ring; they are no sessions, and stay as they are",
+            rotated.unreadable
+        );
     }
 }

@@ -136,7 +136,10 @@ impl Common {
         let count = faults.len();
         eprintln!("{count} {} in the configuration:", if count == 1 { "fault" } else { "faults" });
         for fault in faults {
-            eprintln!("\n  {}  ({})\n    {}\n    try: {}", fault.key, fault.origin, fault.problem, fault.advice);
+            eprintln!(
+                "\n  {}  ({})\n    {}\n    try: {}",
+                fault.key, fault.origin, fault.problem, fault.advice
+            );
         }
     }
 
@@ -178,7 +181,13 @@ impl init::Ask for Person {
 
 fn initialise(args: InitArgs, common: &Common) -> ExitCode {
     use crate::domain::Random as _;
-    let options = init::InitOptions { dir: args.dir, kind: args.kind, issuer: args.issuer, client_id: args.client_id, public_url: args.public_url };
+    let options = init::InitOptions {
+        dir: args.dir,
+        kind: args.kind,
+        issuer: args.issuer,
+        client_id: args.client_id,
+        public_url: args.public_url,
+    };
     let mut random = |bytes: &mut [u8]| SystemRandom.fill(bytes);
     let mut person = Person;
     let mut nobody = init::Nobody;

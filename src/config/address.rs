@@ -21,11 +21,7 @@ pub fn is_loopback(url: &Url) -> bool {
 
 /// The text of an address in quotes, for a fault; what may hold a password is not repeated.
 pub(super) fn shown(text: &str) -> String {
-    if text.contains('@') {
-        "the address".to_owned()
-    } else {
-        format!("\"{text}\"")
-    }
+    if text.contains('@') { "the address".to_owned() } else { format!("\"{text}\"") }
 }
 
 /// An http or https URL with a host and without user information.
@@ -88,18 +84,12 @@ pub(super) fn origin(text: &str) -> Result<String, Option<String>> {
         return Err(None);
     };
     let exact = url.origin().ascii_serialization();
-    if exact == text {
-        Ok(exact)
-    } else {
-        Err(Some(exact))
-    }
+    if exact == text { Ok(exact) } else { Err(Some(exact)) }
 }
 
 /// A network, or one address as a network of its own.
 pub(super) fn network(text: &str) -> Option<IpNet> {
-    text.parse()
-        .ok()
-        .or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from))
+    text.parse().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from))
 }
 
 pub(super) fn is_local(listen: SocketAddr) -> bool {

@@ -11,10 +11,7 @@ const WITH_ID: [&str; 3] = ["provider", "upstream", "webhook_out"];
 
 /// Lays every `DOORWARD__…` variable over the table, a parent before its children.
 pub(super) fn overlay(root: &mut Table, environment: &[(String, String)], report: &Report) {
-    let mut ours: Vec<_> = environment
-        .iter()
-        .filter(|(name, _)| name.starts_with(PREFIX))
-        .collect();
+    let mut ours: Vec<_> = environment.iter().filter(|(name, _)| name.starts_with(PREFIX)).collect();
     ours.sort();
     for (name, text) in ours {
         let path = name.trim_start_matches(PREFIX).to_ascii_lowercase();
@@ -68,10 +65,7 @@ fn entry_with_id<'a>(root: &'a mut Table, list: &str, id: &str) -> Result<&'a mu
     let advice = if known.is_empty() {
         format!("add a [[{list}]] with this id to the file")
     } else {
-        format!(
-            "use one of {}, or add a [[{list}]] with this id to the file",
-            known.join(", ")
-        )
+        format!("use one of {}, or add a [[{list}]] with this id to the file", known.join(", "))
     };
     Err((format!("no {list} has this id"), advice))
 }
@@ -92,17 +86,10 @@ fn insert(table: &mut Table, steps: &[&str], node: Node) -> Result<(), Refusal> 
         .find(|key| key.replace('-', "_") == **step)
         .map_or_else(|| (*step).to_owned(), Clone::clone);
     let place = node.place.clone();
-    let fresh = || Node {
-        value: Value::Table(Table::default()),
-        place,
-        raw: None,
-    };
+    let fresh = || Node { value: Value::Table(Table::default()), place, raw: None };
     match &mut table.entries.entry(name).or_insert_with(fresh).value {
         Value::Table(inner) => insert(inner, rest, node),
-        _ => Err(refusal(
-            "the key above it holds a plain value",
-            "name an existing table",
-        )),
+        _ => Err(refusal("the key above it holds a plain value", "name an existing table")),
     }
 }
 
@@ -110,15 +97,12 @@ fn insert(table: &mut Table, steps: &[&str], node: Node) -> Result<(), Refusal> 
 /// wins over an earlier one, so what the file said in the other spelling has to go.
 fn yield_place(table: &mut Table, key: &str) {
     let rivals: Vec<String> = match key {
-        "file" | "value" | "passphrase_file" => ["file", "value", "passphrase_file"]
-            .map(str::to_owned)
-            .into(),
-        _ => vec![
-            key.strip_suffix("_file")
-                .map_or_else(|| format!("{key}_file"), str::to_owned),
-        ],
+        "file" | "value" | "passphrase_file" => {
+            ["file", "value", "passphrase_file"].map(str::to_owned).into()
+        }
+        _ => vec![key.strip_suffix("_file").map_or_else(|| format!("{key}_file"), str::to_owned)],
     };
-    table.entries.retain(|name, node| {
-        !rivals.contains(name) || matches!(node.place, Place::Environment { .. })
-    });
+    table
+        .entries
+        .retain(|name, node| !rivals.contains(name) || matches!(node.place, Place::Environment { .. }));
 }

@@ -45,12 +45,7 @@ pub(super) struct Report {
 impl Report {
     pub(super) fn new(file: String, folder: PathBuf) -> Self {
         let (faults, warnings) = (RefCell::default(), RefCell::default());
-        Self {
-            file,
-            folder,
-            faults,
-            warnings,
-        }
+        Self { file, folder, faults, warnings }
     }
 
     pub(super) fn file(&self) -> &str {
@@ -63,12 +58,8 @@ impl Report {
             Place::Environment { name } => format!("environment {name}"),
             Place::Default => "default".to_owned(),
         };
-        let fault = Fault {
-            key: key.to_owned(),
-            origin,
-            problem: problem.to_owned(),
-            advice: advice.to_owned(),
-        };
+        let fault =
+            Fault { key: key.to_owned(), origin, problem: problem.to_owned(), advice: advice.to_owned() };
         self.faults.borrow_mut().push((place.clone(), fault));
     }
 

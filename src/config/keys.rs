@@ -57,20 +57,13 @@ pub(super) fn read(mut section: Reader<'_>, may_make: bool) -> Keys {
             ring.push(KeySource { id, material });
         }
     }
-    let known = if written {
-        table.keys()
-    } else {
-        vec!["k1".to_owned()]
-    };
+    let known = if written { table.keys() } else { vec!["k1".to_owned()] };
     if !written {
         let path = section.report.resolve("secrets/k1");
         if !may_make {
             missing_file(&section, "ring", &path);
         }
-        ring.push(KeySource {
-            id: "k1".to_owned(),
-            material: KeyMaterial::File(path),
-        });
+        ring.push(KeySource { id: "k1".to_owned(), material: KeyMaterial::File(path) });
     }
     if !known.contains(&current) {
         let advice = if known.is_empty() {
@@ -78,11 +71,7 @@ pub(super) fn read(mut section: Reader<'_>, may_make: bool) -> Keys {
         } else {
             format!("name one of {}", known.join(", "))
         };
-        section.fault(
-            "current",
-            &format!("\"{current}\" is not in the ring"),
-            &advice,
-        );
+        section.fault("current", &format!("\"{current}\" is not in the ring"), &advice);
     }
     section.finish();
     Keys { current, ring }
@@ -90,10 +79,7 @@ pub(super) fn read(mut section: Reader<'_>, may_make: bool) -> Keys {
 
 fn is_key_id(id: &str) -> bool {
     let is_letter = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
-    (1..=32).contains(&id.len())
-        && id
-            .bytes()
-            .all(|byte| is_letter(byte) || b"-_".contains(&byte))
+    (1..=32).contains(&id.len()) && id.bytes().all(|byte| is_letter(byte) || b"-_".contains(&byte))
 }
 
 fn missing_file(reader: &Reader<'_>, key: &str, path: &Path) {
@@ -133,11 +119,7 @@ fn material(mut entry: Reader<'_>, may_make: bool) -> Option<KeyMaterial> {
     }
     if let Some(path) = passphrase_file.as_ref().filter(|path| !path.is_file()) {
         let problem = format!("the file {} does not exist", path.display());
-        entry.fault(
-            "passphrase_file",
-            &problem,
-            "create it, readable by doorward alone",
-        );
+        entry.fault("passphrase_file", &problem, "create it, readable by doorward alone");
     }
     entry.finish();
     file.map(KeyMaterial::File)
@@ -167,8 +149,7 @@ fn decode(text: &str) -> Option<Vec<u8>> {
             .map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok())
             .collect();
     }
-    let lenient =
-        GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent);
+    let lenient = GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent);
     [alphabet::STANDARD, alphabet::URL_SAFE]
         .iter()
         .find_map(|letters| GeneralPurpose::new(letters, lenient).decode(text).ok())
@@ -184,8 +165,6 @@ fn is_weak(bytes: &[u8]) -> bool {
         _ => 0,
     };
     let steps: std::collections::BTreeSet<u8> = bytes.windows(2).map(step).collect();
-    let is_text = bytes
-        .iter()
-        .all(|byte| byte.is_ascii_graphic() || *byte == b' ');
+    let is_text = bytes.iter().all(|byte| byte.is_ascii_graphic() || *byte == b' ');
     distinct.len() < 16 || steps.len() < 4 || is_text
 }

@@ -7,8 +7,7 @@ use toml::Value;
 use super::{
     Config, KeyMaterial, LogFormat, Provider, Route, WebhookOut,
     provider::{
-        ASSERTION_AUDIENCE, BEARER, CLIENT_AUTH, REQUIRE_ISS, RESPONSE_MODE, RequireIss, WHEN,
-        WebhookIn,
+        ASSERTION_AUDIENCE, BEARER, CLIENT_AUTH, REQUIRE_ISS, RESPONSE_MODE, RequireIss, WHEN, WebhookIn,
     },
     routes::{ACCESS, ATTACH},
     units::{duration_text, rate_text, size_text},
@@ -63,10 +62,7 @@ fn list(texts: &[impl ToString]) -> String {
 
 /// The word of a value; every table of words is complete.
 fn word<T: PartialEq>(words: &[(&'static str, T)], value: &T) -> &'static str {
-    words
-        .iter()
-        .find(|(_, known)| known == value)
-        .map_or("", |(word, _)| *word)
+    words.iter().find(|(_, known)| known == value).map_or("", |(word, _)| *word)
 }
 
 impl Config {
@@ -99,17 +95,11 @@ impl Config {
         let server = &self.server;
         page.head("[server]");
         page.text("listen", server.listen);
-        page.text(
-            "public_url",
-            server.public_url.origin().ascii_serialization(),
-        );
+        page.text("public_url", server.public_url.origin().ascii_serialization());
         page.text("operations_listen", server.operations_listen);
         page.text("auth_prefix", &server.auth_prefix);
         page.list("trusted_proxies", &server.trusted_proxies);
-        page.text(
-            "shutdown",
-            duration_text(server.shutdown_ms.try_into().unwrap_or(i64::MAX)),
-        );
+        page.text("shutdown", duration_text(server.shutdown_ms.try_into().unwrap_or(i64::MAX)));
         page.head("[database]");
         page.text("url", MASK);
         page.plain("migrate", self.database.migrate);
@@ -124,9 +114,7 @@ impl Config {
             let (source, text) = match &key.material {
                 KeyMaterial::File(path) => ("file", path.display().to_string()),
                 KeyMaterial::Value(_) => ("value", MASK.to_owned()),
-                KeyMaterial::PassphraseFile(path) => {
-                    ("passphrase_file", path.display().to_string())
-                }
+                KeyMaterial::PassphraseFile(path) => ("passphrase_file", path.display().to_string()),
             };
             page.plain(&key.id, format_args!("{{ {source} = {} }}", quoted(&text)));
         }
@@ -136,10 +124,7 @@ impl Config {
         page.head("[session]");
         page.text("idle", duration_text(self.session.idle_ms));
         page.text("overall", duration_text(self.session.overall_ms));
-        page.some(
-            "refresh_margin",
-            self.session.refresh_margin_ms.map(duration_text),
-        );
+        page.some("refresh_margin", self.session.refresh_margin_ms.map(duration_text));
         page.list("expose_claims", &self.session.expose_claims);
         page.plain("me_keeps_alive", self.session.me_keeps_alive);
         page.head("[cache]");
@@ -151,10 +136,7 @@ impl Config {
             page.text(key, rate_text(rate));
         }
         page.plain("sessions_per_user", self.limits.sessions_per_user);
-        page.plain(
-            "login_attempts_per_browser",
-            self.limits.login_attempts_per_browser,
-        );
+        page.plain("login_attempts_per_browser", self.limits.login_attempts_per_browser);
         page.text("login_attempt", duration_text(self.limits.login_attempt_ms));
     }
 
@@ -170,18 +152,10 @@ impl Config {
         page.text("format", format);
         page.text("level", &self.log.level);
         page.head("[telemetry]");
-        page.some(
-            "otlp_endpoint",
-            self.telemetry.otlp_endpoint.as_ref().map(without_query),
-        );
+        page.some("otlp_endpoint", self.telemetry.otlp_endpoint.as_ref().map(without_query));
         page.text("service_name", &self.telemetry.service_name);
         page.head("[sync]");
-        page.text(
-            "every",
-            self.sync
-                .every_ms
-                .map_or_else(|| "off".to_owned(), duration_text),
-        );
+        page.text("every", self.sync.every_ms.map_or_else(|| "off".to_owned(), duration_text));
         page.text("brake", format_args!("{}%", self.sync.brake_percent));
     }
 }
@@ -198,14 +172,8 @@ fn mask_provider(page: &mut Page, provider: &Provider) {
     page.text("client_auth", word(&CLIENT_AUTH, &provider.client_auth));
     page.secret("private_key", provider.private_key_pem.is_some());
     page.list("scopes", &provider.scopes);
-    page.text(
-        "pushed_authorization",
-        word(&WHEN, &provider.pushed_authorization),
-    );
-    page.text(
-        "response_mode",
-        word(&RESPONSE_MODE, &provider.response_mode),
-    );
+    page.text("pushed_authorization", word(&WHEN, &provider.pushed_authorization));
+    page.text("response_mode", word(&RESPONSE_MODE, &provider.response_mode));
     page.list("id_token_algs", &provider.id_token_algs);
     match provider.require_iss {
         RequireIss::Auto => page.text("require_iss", "auto"),
@@ -231,23 +199,11 @@ fn mask_kind_keys(page: &mut Page, provider: &Provider) {
     page.list("trusted_audiences", &provider.trusted_audiences);
     page.text("clock_skew", duration_text(provider.clock_skew_ms));
     page.list("resource", &provider.resource);
-    page.some(
-        "default_max_age",
-        provider.default_max_age_s.map(|age_s| format!("{age_s}s")),
-    );
-    let origin = provider
-        .internal_base_url
-        .as_ref()
-        .map(|url| url.origin().ascii_serialization());
+    page.some("default_max_age", provider.default_max_age_s.map(|age_s| format!("{age_s}s")));
+    let origin = provider.internal_base_url.as_ref().map(|url| url.origin().ascii_serialization());
     page.some("internal_base_url", origin);
-    page.some(
-        "tls_ca_file",
-        provider.tls_ca_file.as_ref().map(|path| path.display()),
-    );
-    page.text(
-        "assertion_audience",
-        word(&ASSERTION_AUDIENCE, &provider.assertion_audience),
-    );
+    page.some("tls_ca_file", provider.tls_ca_file.as_ref().map(|path| path.display()));
+    page.text("assertion_audience", word(&ASSERTION_AUDIENCE, &provider.assertion_audience));
     mask_tables(page, provider);
 }
 
@@ -255,59 +211,30 @@ fn inline(pairs: &[(&str, String)]) -> String {
     let is_bare = |c: char| c.is_ascii_alphanumeric() || "-_".contains(c);
     let pair = |(key, text): &(&str, String)| {
         let is_bare = !key.is_empty() && key.chars().all(is_bare);
-        let key = if is_bare {
-            (*key).to_owned()
-        } else {
-            quoted(key)
-        };
+        let key = if is_bare { (*key).to_owned() } else { quoted(key) };
         format!("{key} = {text}")
     };
     let pairs: Vec<_> = pairs.iter().map(pair).collect();
-    if pairs.is_empty() {
-        "{}".to_owned()
-    } else {
-        format!("{{ {} }}", pairs.join(", "))
-    }
+    if pairs.is_empty() { "{}".to_owned() } else { format!("{{ {} }}", pairs.join(", ")) }
 }
 
 fn mask_tables(page: &mut Page, provider: &Provider) {
     // Operators do put API keys there: the names are enough to know what is set.
-    let hidden: Vec<_> = provider
-        .extra_auth_params
-        .iter()
-        .map(|(key, _)| (key.as_str(), quoted(MASK)))
-        .collect();
+    let hidden: Vec<_> =
+        provider.extra_auth_params.iter().map(|(key, _)| (key.as_str(), quoted(MASK))).collect();
     page.plain("extra_auth_params", inline(&hidden));
     let claims = &provider.claims;
     let path = |path: &Option<String>| quoted(path.as_deref().unwrap_or_default());
-    let paths = [
-        ("roles", path(&claims.roles)),
-        ("groups", path(&claims.groups)),
-        ("tenant", path(&claims.tenant)),
-    ];
+    let paths =
+        [("roles", path(&claims.roles)), ("groups", path(&claims.groups)), ("tenant", path(&claims.tenant))];
     page.plain("claims", inline(&paths));
     if let Some(admin) = &provider.admin {
         let mut keys = vec![("client_id", quoted(&admin.client_id))];
-        keys.extend(
-            admin
-                .client_secret
-                .as_ref()
-                .map(|_| ("client_secret", quoted(MASK))),
-        );
-        keys.extend(
-            admin
-                .base_url
-                .as_ref()
-                .map(|url| ("base_url", quoted(&without_query(url)))),
-        );
+        keys.extend(admin.client_secret.as_ref().map(|_| ("client_secret", quoted(MASK))));
+        keys.extend(admin.base_url.as_ref().map(|url| ("base_url", quoted(&without_query(url)))));
         page.plain("admin", inline(&keys));
     }
-    if let Some(WebhookIn {
-        allowed_ips,
-        tolerance_ms,
-        ..
-    }) = &provider.webhook
-    {
+    if let Some(WebhookIn { allowed_ips, tolerance_ms, .. }) = &provider.webhook {
         let keys = [
             ("secret", quoted(MASK)),
             ("allowed_ips", list(allowed_ips)),
@@ -324,11 +251,7 @@ fn mask_route(page: &mut Page, route: &Route) {
         page.list("methods", methods);
     }
     page.text("access", word(&ACCESS, &route.access));
-    for (key, names) in [
-        ("roles", &route.roles),
-        ("groups", &route.groups),
-        ("tenants", &route.tenants),
-    ] {
+    for (key, names) in [("roles", &route.roles), ("groups", &route.groups), ("tenants", &route.tenants)] {
         // An empty list means no condition, which a public route may not even mention.
         if !names.is_empty() {
             page.list(key, names);
@@ -337,11 +260,7 @@ fn mask_route(page: &mut Page, route: &Route) {
     page.some("acr", route.acr.as_ref());
     page.some("max_age", route.max_age_ms.map(duration_text));
     page.some("upstream", route.upstream.as_ref());
-    let attached: Vec<_> = route
-        .attach
-        .iter()
-        .map(|attach| word(&ATTACH, attach))
-        .collect();
+    let attached: Vec<_> = route.attach.iter().map(|attach| word(&ATTACH, attach)).collect();
     page.list("attach", &attached);
     page.text("timeout", duration_text(route.timeout_ms));
     page.text("body_limit", size_text(route.body_limit_bytes));

@@ -37,8 +37,7 @@ pub use self::{
     },
     routes::{Access, Attach, Route, Upstream},
     sections::{
-        Cache, Cors, Database, Limits, Log, LogFormat, Registration, Session, Sync, Telemetry,
-        WebhookOut,
+        Cache, Cors, Database, Limits, Log, LogFormat, Registration, Session, Sync, Telemetry, WebhookOut,
     },
     server::{Server, Tls},
     units::Rate,
@@ -76,11 +75,7 @@ impl Sources {
             Some((name.into_string().ok()?, value.into_string().ok()?))
         };
         let environment = env::vars_os().filter_map(text).collect();
-        Ok(Self {
-            file,
-            folder: env::current_dir()?,
-            environment,
-        })
+        Ok(Self { file, folder: env::current_dir()?, environment })
     }
 }
 
@@ -134,9 +129,7 @@ impl Config {
     /// Whether the embedded development provider is configured.
     #[must_use]
     pub fn has_dev_provider(&self) -> bool {
-        self.providers
-            .iter()
-            .any(|provider| provider.kind == ProviderKind::Dev)
+        self.providers.iter().any(|provider| provider.kind == ProviderKind::Dev)
     }
 
     /// Where nobody wrote `public_url`, lets it follow the port that the listener really got
@@ -151,9 +144,8 @@ impl Config {
     }
 
     fn move_to(&mut self, public_url: Url) {
-        let moves = |provider: &&mut Provider| {
-            provider.kind == ProviderKind::Dev && provider.issuer_is_default
-        };
+        let moves =
+            |provider: &&mut Provider| provider.kind == ProviderKind::Dev && provider.issuer_is_default;
         for provider in self.providers.iter_mut().filter(moves) {
             provider.issuer = provider_reader::dev_issuer(&public_url);
         }
@@ -172,12 +164,7 @@ pub fn load(sources: &Sources) -> Result<Loaded, Vec<Fault>> {
         Err(error) => {
             let place = Place::File { line: error.line };
             let problem = format!("column {}: {}", error.column, error.problem);
-            report.fault(
-                "",
-                &place,
-                &problem,
-                "mend the TOML; nothing else was checked",
-            );
+            report.fault("", &place, &problem, "mend the TOML; nothing else was checked");
             return Err(report.verdict().err().unwrap_or_default());
         }
     };
@@ -186,11 +173,7 @@ pub fn load(sources: &Sources) -> Result<Loaded, Vec<Fault>> {
     let origin = report.file().to_owned();
     let warnings = report.verdict()?;
     match config {
-        Some(config) => Ok(Loaded {
-            config,
-            warnings,
-            origin,
-        }),
+        Some(config) => Ok(Loaded { config, warnings, origin }),
         // Unreachable: whatever leaves the configuration incomplete has reported a fault.
         None => Err(vec![unreadable(&origin, "is incomplete")]),
     }
@@ -210,10 +193,7 @@ fn open(sources: &Sources) -> Result<(Report, String), Vec<Fault>> {
     let folder = path.parent().unwrap_or(&sources.folder).to_owned();
     match read_limited(&path) {
         Ok(text) => Ok((Report::new(shown, folder), text)),
-        Err(error) => Err(vec![unreadable(
-            &shown,
-            &format!("cannot be read: {error}"),
-        )]),
+        Err(error) => Err(vec![unreadable(&shown, &format!("cannot be read: {error}"))]),
     }
 }
 
@@ -252,13 +232,9 @@ fn check(root: &Table, report: &Report) -> Option<Config> {
     if written.is_none_or(|list| matches!(list, tree::Value::List(list) if list.is_empty())) {
         reader.fault("provider", "is missing", "add a [[provider]]");
     }
-    let has_dev = providers
-        .iter()
-        .any(|provider| provider.kind == ProviderKind::Dev);
+    let has_dev = providers.iter().any(|provider| provider.kind == ProviderKind::Dev);
     let upstreams = routes::upstreams(reader.tables("upstream"));
-    let prefix = server
-        .as_ref()
-        .map_or("/auth", |server| server.auth_prefix.as_str());
+    let prefix = server.as_ref().map_or("/auth", |server| server.auth_prefix.as_str());
     let routes = routes::routes(reader.tables("route"), &upstreams, prefix);
     let keys = keys::read(reader.table("keys"), has_dev);
     let database = sections::database(reader.table("database"));

@@ -8,10 +8,7 @@ use url::Url;
 
 /// One `[[provider]]`. Durations are milliseconds unless the name says otherwise.
 #[derive(Clone, Debug)]
-#[expect(
-    clippy::struct_excessive_bools,
-    reason = "each is a switch of its own in the contract"
-)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a switch of its own in the contract")]
 pub struct Provider {
     /// `[a-z0-9-]{1,32}`: the path segment and the rows' `provider`.
     pub id: String,
@@ -232,11 +229,8 @@ impl ProviderKind {
     /// # Errors
     /// Says what is wrong with the word and which words there are.
     pub fn parse(word: &str) -> Result<Self, (String, String)> {
-        let known: Vec<&str> = Self::WORDS
-            .iter()
-            .filter(|(_, kind)| kind.is_some())
-            .map(|(word, _)| *word)
-            .collect();
+        let known: Vec<&str> =
+            Self::WORDS.iter().filter(|(_, kind)| kind.is_some()).map(|(word, _)| *word).collect();
         match Self::WORDS.iter().find(|(name, _)| *name == word) {
             Some((_, Some(kind))) => Ok(*kind),
             Some((_, None)) => Err((
@@ -257,26 +251,13 @@ pub(super) const CLIENT_AUTH: [(&str, ClientAuth); 4] = [
     ("private_key_jwt", ClientAuth::PrivateKeyJwt),
     ("none", ClientAuth::None),
 ];
-pub(super) const WHEN: [(&str, When); 3] = [
-    ("auto", When::Auto),
-    ("always", When::Always),
-    ("never", When::Never),
-];
-pub(super) const RESPONSE_MODE: [(&str, ResponseMode); 2] = [
-    ("query", ResponseMode::Query),
-    ("form_post", ResponseMode::FormPost),
-];
-pub(super) const REQUIRE_ISS: [(&str, RequireIss); 3] = [
-    ("auto", RequireIss::Auto),
-    ("true", RequireIss::True),
-    ("false", RequireIss::False),
-];
-pub(super) const BEARER: [(&str, Bearer); 3] = [
-    ("off", Bearer::Off),
-    ("jwt", Bearer::Jwt),
-    ("introspection", Bearer::Introspection),
-];
-pub(super) const ASSERTION_AUDIENCE: [(&str, AssertionAudience); 2] = [
-    ("issuer", AssertionAudience::Issuer),
-    ("token_endpoint", AssertionAudience::TokenEndpoint),
-];
+pub(super) const WHEN: [(&str, When); 3] =
+    [("auto", When::Auto), ("always", When::Always), ("never", When::Never)];
+pub(super) const RESPONSE_MODE: [(&str, ResponseMode); 2] =
+    [("query", ResponseMode::Query), ("form_post", ResponseMode::FormPost)];
+pub(super) const REQUIRE_ISS: [(&str, RequireIss); 3] =
+    [("auto", RequireIss::Auto), ("true", RequireIss::True), ("false", RequireIss::False)];
+pub(super) const BEARER: [(&str, Bearer); 3] =
+    [("off", Bearer::Off), ("jwt", Bearer::Jwt), ("introspection", Bearer::Introspection)];
+pub(super) const ASSERTION_AUDIENCE: [(&str, AssertionAudience); 2] =
+    [("issuer", AssertionAudience::Issuer), ("token_endpoint", AssertionAudience::TokenEndpoint)];

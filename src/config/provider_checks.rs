@@ -16,35 +16,19 @@ pub(super) fn contradictions(section: &Reader<'_>, provider: &Provider) {
         && provider.api_audiences.is_empty()
     {
         let advice = "list the audience that the provider puts into access tokens for this app";
-        section.fault(
-            "api_audiences",
-            "is empty although bearer is \"jwt\"",
-            advice,
-        );
+        section.fault("api_audiences", "is empty although bearer is \"jwt\"", advice);
     }
     if provider.bearer == Bearer::Introspection && provider.client_auth == ClientAuth::None {
         let advice = "give the client a secret or a key";
-        section.fault(
-            "bearer",
-            "introspection needs a client that can prove itself",
-            advice,
-        );
+        section.fault("bearer", "introspection needs a client that can prove itself", advice);
     }
     if provider.password_form && !provider.password_login {
         let advice = "write password_login = true as well";
-        section.fault(
-            "password_form",
-            "is true although password_login is false",
-            advice,
-        );
+        section.fault("password_form", "is true although password_login is false", advice);
     }
     if oidc && provider.registration {
         let advice = "use the provider's own kind, or remove the key";
-        section.fault(
-            "registration",
-            "kind oidc has no way to create users",
-            advice,
-        );
+        section.fault("registration", "kind oidc has no way to create users", advice);
     }
     for issuer in &provider.former_issuers {
         if address::web_url(issuer).is_none() || *issuer == provider.issuer {
@@ -66,9 +50,7 @@ pub(super) fn contradictions(section: &Reader<'_>, provider: &Provider) {
     }
     if provider.kind != ProviderKind::Dev && provider.password_login {
         let name = section.name("password_login");
-        section
-            .report
-            .warn(format!("{name}: passwords of people pass through doorward"));
+        section.report.warn(format!("{name}: passwords of people pass through doorward"));
     }
 }
 
@@ -76,30 +58,18 @@ fn template(section: &Reader<'_>, provider: &Provider) {
     let Some(template) = provider.issuer_template.as_ref() else {
         if !provider.allowed_tenants.is_empty() {
             let advice = "write issuer_template, or remove the key";
-            section.fault(
-                "allowed_tenants",
-                "has no effect without issuer_template",
-                advice,
-            );
+            section.fault("allowed_tenants", "has no effect without issuer_template", advice);
         }
         return;
     };
     let filled = template.replace("{tenantid}", "t");
     if !template.contains("{tenantid}") || address::issuer(&filled).is_err() {
         let advice = "write it as in the discovery document, with {tenantid} in it";
-        section.fault(
-            "issuer_template",
-            "is not a template of an https issuer",
-            advice,
-        );
+        section.fault("issuer_template", "is not a template of an https issuer", advice);
     }
     if provider.allowed_tenants.is_empty() {
         let advice = "list the ids of the tenants whose people may sign in";
-        section.fault(
-            "allowed_tenants",
-            "is empty, so that nobody could sign in",
-            advice,
-        );
+        section.fault("allowed_tenants", "is empty, so that nobody could sign in", advice);
     }
 }
 
@@ -113,17 +83,12 @@ pub(super) fn dev(section: &Reader<'_>, provider: &mut Provider, server: Option<
         section.fault("kind", &problem, advice);
     }
     if !address::is_loopback(&server.public_url) {
-        let problem = format!(
-            "kind dev needs a loopback public_url, not {}",
-            server.public_url
-        );
+        let problem = format!("kind dev needs a loopback public_url, not {}", server.public_url);
         section.fault("kind", &problem, advice);
     }
     if provider.issuer_is_default {
         provider.issuer = dev_issuer(&server.public_url);
     }
     let name = section.name("kind");
-    section.report.warn(format!(
-        "{name} dev: anybody on this machine signs in without a password"
-    ));
+    section.report.warn(format!("{name} dev: anybody on this machine signs in without a password"));
 }

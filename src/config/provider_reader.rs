@@ -6,9 +6,8 @@ use url::Url;
 use super::{
     address,
     provider::{
-        ASSERTION_AUDIENCE, Admin, AssertionAudience, BEARER, Bearer, CLIENT_AUTH, Claims,
-        ClientAuth, Provider, ProviderKind, REQUIRE_ISS, RESPONSE_MODE, RequireIss, ResponseMode,
-        WHEN, WebhookIn, When,
+        ASSERTION_AUDIENCE, Admin, AssertionAudience, BEARER, Bearer, CLIENT_AUTH, Claims, ClientAuth,
+        Provider, ProviderKind, REQUIRE_ISS, RESPONSE_MODE, RequireIss, ResponseMode, WHEN, WebhookIn, When,
     },
     provider_checks::{contradictions, dev},
     reader::Reader,
@@ -47,9 +46,8 @@ const PROTECTED_PARAMETERS: [&str; 26] = [
     "state",
 ];
 /// Signature algorithms that ID tokens may have; all are asymmetric.
-const ALGORITHMS: [&str; 9] = [
-    "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "EdDSA",
-];
+const ALGORITHMS: [&str; 9] =
+    ["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "EdDSA"];
 const DEFAULT_ALGORITHMS: [&str; 4] = ["RS256", "ES256", "PS256", "EdDSA"];
 /// The longest prefix that still leaves `users.id` short enough for an index.
 const LONGEST_PREFIX: usize = 64;
@@ -62,11 +60,7 @@ pub(super) fn read(sections: Vec<Reader<'_>>, server: Option<&Server>) -> Vec<Pr
         let Some(kind) = kind(&mut section) else {
             continue;
         };
-        let default_prefix = if at == 0 {
-            String::new()
-        } else {
-            format!("{id}|")
-        };
+        let default_prefix = if at == 0 { String::new() } else { format!("{id}|") };
         let mut provider = provider(&mut section, id, kind);
         provider.id_prefix = id_prefix(&mut section, &default_prefix, &providers);
         if kind == ProviderKind::Dev {
@@ -85,8 +79,7 @@ fn kind(section: &mut Reader<'_>) -> Option<ProviderKind> {
         return None;
     }
     let kind = ProviderKind::parse(&word);
-    kind.map_err(|(problem, advice)| section.fault("kind", &problem, &advice))
-        .ok()
+    kind.map_err(|(problem, advice)| section.fault("kind", &problem, &advice)).ok()
 }
 
 fn provider(section: &mut Reader<'_>, id: String, kind: ProviderKind) -> Provider {
@@ -156,26 +149,20 @@ fn issuer(section: &mut Reader<'_>, kind: ProviderKind) -> String {
     if let Err((problem, advice)) = address::issuer(&issuer)
         && !issuer.is_empty()
     {
-        section.fault(
-            "issuer",
-            &format!("{} {problem}", address::shown(&issuer)),
-            advice,
-        );
+        section.fault("issuer", &format!("{} {problem}", address::shown(&issuer)), advice);
     }
     issuer
 }
 
 fn client_id(section: &mut Reader<'_>) -> String {
-    section.required_string(
-        "client_id",
-        "write the name under which the provider knows doorward",
-    )
+    section.required_string("client_id", "write the name under which the provider knows doorward")
 }
 
 type Credentials = (ClientAuth, Option<SecretString>, Option<SecretString>);
 
 /// What a client assertion can be signed with.
-const ASSERTION_ALGS: [(&str, &str); 4] = [("RS256", "RS256"), ("PS256", "PS256"), ("ES256", "ES256"), ("EdDSA", "EdDSA")];
+const ASSERTION_ALGS: [(&str, &str); 4] =
+    [("RS256", "RS256"), ("PS256", "PS256"), ("ES256", "ES256"), ("EdDSA", "EdDSA")];
 
 fn client_auth(section: &mut Reader<'_>, kind: ProviderKind) -> Credentials {
     let default = match kind {
@@ -199,21 +186,13 @@ fn client_auth(section: &mut Reader<'_>, kind: ProviderKind) -> Credentials {
         }
         ClientAuth::None if has_secret => {
             let advice = "remove the secret, or write client_auth = \"client_secret_basic\"";
-            section.fault(
-                "client_auth",
-                "is none although a client secret is given",
-                advice,
-            );
+            section.fault("client_auth", "is none although a client secret is given", advice);
         }
         _ => {}
     }
     let is_pem = |pem: &SecretString| pem.expose_secret().contains("PRIVATE KEY-----");
     if private_key.as_ref().is_some_and(|pem| !is_pem(pem)) {
-        let key = if section.has("private_key") {
-            "private_key"
-        } else {
-            "private_key_file"
-        };
+        let key = if section.has("private_key") { "private_key" } else { "private_key_file" };
         let advice = "use a PKCS #8 key that begins with -----BEGIN PRIVATE KEY-----";
         section.fault(key, "is not a private key in PEM form", advice);
     }
@@ -223,11 +202,8 @@ fn client_auth(section: &mut Reader<'_>, kind: ProviderKind) -> Credentials {
 fn scopes(section: &mut Reader<'_>) -> Vec<String> {
     let mut scopes = section.strings("scopes", &["openid", "email", "profile"]);
     // RFC 6749 section 3.3: visible ASCII without the quote and the backslash.
-    let is_token = |scope: &str| {
-        scope
-            .bytes()
-            .all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'"' | b'\\'))
-    };
+    let is_token =
+        |scope: &str| scope.bytes().all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'"' | b'\\'));
     for scope in scopes.iter().filter(|scope| !is_token(scope)) {
         let advice = "write each scope as a text of its own";
         section.fault("scopes", &format!("\"{scope}\" is not a scope"), advice);
@@ -242,16 +218,9 @@ fn id_token_algs(section: &mut Reader<'_>) -> Vec<String> {
     let algorithms = section.strings("id_token_algs", &DEFAULT_ALGORITHMS);
     let advice = format!("choose among {}", ALGORITHMS.join(", "));
     if algorithms.is_empty() {
-        section.fault(
-            "id_token_algs",
-            "is empty, so that no token could pass",
-            &advice,
-        );
+        section.fault("id_token_algs", "is empty, so that no token could pass", &advice);
     }
-    for name in algorithms
-        .iter()
-        .filter(|name| !ALGORITHMS.contains(&name.as_str()))
-    {
+    for name in algorithms.iter().filter(|name| !ALGORITHMS.contains(&name.as_str())) {
         let reason = if name == "none" || name.starts_with("HS") {
             "proves nothing about the issuer"
         } else {
@@ -288,11 +257,7 @@ fn claims(section: &mut Reader<'_>, kind: ProviderKind) -> Claims {
     claims
 }
 
-fn admin(
-    section: &mut Reader<'_>,
-    client_id: &str,
-    client_secret: Option<&SecretString>,
-) -> Option<Admin> {
+fn admin(section: &mut Reader<'_>, client_id: &str, client_secret: Option<&SecretString>) -> Option<Admin> {
     let present = section.has("admin");
     let mut table = section.table("admin");
     let own_id = table.filled_string("client_id");
@@ -301,25 +266,15 @@ fn admin(
         let advice = "name a file with the secret of admin.client_id";
         table.fault("client_secret_file", "is missing", advice);
     }
-    let client_secret = if own_id.is_some() {
-        own_secret
-    } else {
-        own_secret.or_else(|| client_secret.cloned())
-    };
+    let client_secret =
+        if own_id.is_some() { own_secret } else { own_secret.or_else(|| client_secret.cloned()) };
     let base_url = table.url("base_url");
-    if base_url
-        .as_ref()
-        .is_some_and(|url| !address::is_safe_target(url))
-    {
+    if base_url.as_ref().is_some_and(|url| !address::is_safe_target(url)) {
         table.fault("base_url", "is http on a public address", "use https");
     }
     table.finish();
     let client_id = own_id.unwrap_or_else(|| client_id.to_owned());
-    present.then_some(Admin {
-        client_id,
-        client_secret,
-        base_url,
-    })
+    present.then_some(Admin { client_id, client_secret, base_url })
 }
 
 fn webhook(section: &mut Reader<'_>) -> Option<WebhookIn> {
@@ -330,20 +285,12 @@ fn webhook(section: &mut Reader<'_>) -> Option<WebhookIn> {
     let mut table = section.table("webhook");
     let secret = table.secret("secret");
     if !table.has_secret("secret") {
-        table.fault(
-            "secret_file",
-            "is missing",
-            "name a file with the shared secret",
-        );
+        table.fault("secret_file", "is missing", "name a file with the shared secret");
     }
     let allowed_ips = networks(&mut table, "allowed_ips");
     let tolerance_ms = table.duration_ms("tolerance", 5 * MINUTE_MS, (SECOND_MS, 15 * MINUTE_MS));
     table.finish();
-    Some(WebhookIn {
-        secret: secret?,
-        allowed_ips,
-        tolerance_ms,
-    })
+    Some(WebhookIn { secret: secret?, allowed_ips, tolerance_ms })
 }
 
 fn extra_auth_params(section: &mut Reader<'_>) -> Vec<(String, String)> {
@@ -353,11 +300,7 @@ fn extra_auth_params(section: &mut Reader<'_>) -> Vec<(String, String)> {
         let value = table.optional_string(&name);
         if PROTECTED_PARAMETERS.contains(&name.to_ascii_lowercase().as_str()) {
             let advice = "remove it, or use the key that sets it where there is one";
-            table.fault(
-                &name,
-                "is a protocol parameter that doorward itself sets",
-                advice,
-            );
+            table.fault(&name, "is a protocol parameter that doorward itself sets", advice);
         } else if let Some(value) = value {
             parameters.push((name, value));
         }
@@ -370,11 +313,7 @@ fn resource(section: &mut Reader<'_>) -> Vec<String> {
     let is_absolute = |text: &str| Url::parse(text).is_ok_and(|url| url.fragment().is_none());
     for resource in resources.iter().filter(|resource| !is_absolute(resource)) {
         let problem = format!("\"{resource}\" is not an absolute URI without a fragment");
-        section.fault(
-            "resource",
-            &problem,
-            "write one such as \"https://api.example/\"",
-        );
+        section.fault("resource", &problem, "write one such as \"https://api.example/\"");
     }
     resources
 }
@@ -387,9 +326,7 @@ fn base_url(section: &mut Reader<'_>, key: &str) -> Option<Url> {
     }
     if !address::is_safe_target(&url) {
         let name = section.name(key);
-        section.report.warn(format!(
-            "{name}: secrets and tokens travel there over plain http"
-        ));
+        section.report.warn(format!("{name}: secrets and tokens travel there over plain http"));
     }
     Some(url)
 }
@@ -402,11 +339,7 @@ fn id_prefix(section: &mut Reader<'_>, default: &str, earlier: &[Provider]) -> S
     }
     if let Some(other) = earlier.iter().find(|other| other.id_prefix == prefix) {
         let problem = format!("\"{prefix}\" is the prefix of provider {} too", other.id);
-        section.fault(
-            "id_prefix",
-            &problem,
-            "give each provider a prefix of its own",
-        );
+        section.fault("id_prefix", &problem, "give each provider a prefix of its own");
     }
     prefix
 }

@@ -15,9 +15,7 @@ use super::{
 
 /// No secret, key or certificate of ours is larger.
 const LARGEST_FILE: u64 = 64 << 10;
-const NOTHING: &Table = &Table {
-    entries: std::collections::BTreeMap::new(),
-};
+const NOTHING: &Table = &Table { entries: std::collections::BTreeMap::new() };
 
 pub(super) struct Reader<'a> {
     pub(super) report: &'a Report,
@@ -31,43 +29,23 @@ pub(super) struct Reader<'a> {
 impl<'a> Reader<'a> {
     pub(super) fn new(report: &'a Report, table: &'a Table) -> Self {
         let (path, asked) = (String::new(), Vec::new());
-        Self {
-            report,
-            path,
-            table,
-            place: Place::Default,
-            asked,
-        }
+        Self { report, path, table, place: Place::Default, asked }
     }
 
     fn inner(&self, path: String, node: Option<&'a Node>) -> Self {
         let table = node.and_then(Node::table).unwrap_or(NOTHING);
         let place = node.map_or(Place::Default, |node| node.place.clone());
-        Self {
-            report: self.report,
-            path,
-            table,
-            place,
-            asked: Vec::new(),
-        }
+        Self { report: self.report, path, table, place, asked: Vec::new() }
     }
 
     /// The dotted name of a key in this table.
     pub(super) fn name(&self, key: &str) -> String {
-        if self.path.is_empty() {
-            key.to_owned()
-        } else {
-            format!("{}.{key}", self.path)
-        }
+        if self.path.is_empty() { key.to_owned() } else { format!("{}.{key}", self.path) }
     }
 
     /// Notes a fault of a key, at its own place or, when it is absent, at the table's.
     pub(super) fn fault(&self, key: &str, problem: &str, advice: &str) {
-        let place = self
-            .table
-            .entries
-            .get(key)
-            .map_or(&self.place, |node| &node.place);
+        let place = self.table.entries.get(key).map_or(&self.place, |node| &node.place);
         self.report.fault(&self.name(key), place, problem, advice);
     }
 
@@ -104,15 +82,13 @@ impl<'a> Reader<'a> {
     }
 
     pub(super) fn string(&mut self, key: &str, default: &str) -> String {
-        self.optional_string(key)
-            .unwrap_or_else(|| default.to_owned())
+        self.optional_string(key).unwrap_or_else(|| default.to_owned())
     }
 
     /// A text that has no default. Absent or empty it is a fault, and empty here.
     pub(super) fn required_string(&mut self, key: &str, advice: &str) -> String {
-        let well_typed = self
-            .ask(key)
-            .is_none_or(|node| matches!(node.value, Value::Text(_)) || node.raw.is_some());
+        let well_typed =
+            self.ask(key).is_none_or(|node| matches!(node.value, Value::Text(_)) || node.raw.is_some());
         let text = self.string(key, "");
         if text.trim().is_empty() && well_typed {
             self.fault(key, "is missing", advice);
@@ -123,10 +99,7 @@ impl<'a> Reader<'a> {
     pub(super) fn bool(&mut self, key: &str, default: bool) -> bool {
         match self.ask(key) {
             None => default,
-            Some(Node {
-                value: Value::Bool(truth),
-                ..
-            }) => *truth,
+            Some(Node { value: Value::Bool(truth), .. }) => *truth,
             Some(node) => {
                 self.wrong_type(key, node, "true or false");
                 default
@@ -146,14 +119,8 @@ impl<'a> Reader<'a> {
         let (least, most) = allowed;
         match self.ask(key) {
             None => default,
-            Some(Node {
-                value: Value::Integer(number),
-                ..
-            }) if (least..=most).contains(number) => *number,
-            Some(Node {
-                value: Value::Integer(number),
-                ..
-            }) => {
+            Some(Node { value: Value::Integer(number), .. }) if (least..=most).contains(number) => *number,
+            Some(Node { value: Value::Integer(number), .. }) => {
                 let advice = format!("write a number from {least} to {most}");
                 self.fault(key, &format!("is {number}, which is out of range"), &advice);
                 default
@@ -188,17 +155,12 @@ impl<'a> Reader<'a> {
         }
         let text = units::duration_text;
         let problem = format!("is {}, which is out of range", text(duration_ms));
-        self.fault(
-            key,
-            &problem,
-            &format!("write {} to {}", text(least), text(most)),
-        );
+        self.fault(key, &problem, &format!("write {} to {}", text(least), text(most)));
         None
     }
 
     pub(super) fn duration_ms(&mut self, key: &str, default_ms: i64, allowed: (i64, i64)) -> i64 {
-        self.optional_duration_ms(key, allowed)
-            .unwrap_or(default_ms)
+        self.optional_duration_ms(key, allowed).unwrap_or(default_ms)
     }
 
     pub(super) fn size_bytes(&mut self, key: &str, default: u64, allowed: (u64, u64)) -> u64 {
@@ -210,19 +172,14 @@ impl<'a> Reader<'a> {
         if !(least..=most).contains(&bytes) {
             let text = units::size_text;
             let problem = format!("is {}, which is out of range", text(bytes));
-            self.fault(
-                key,
-                &problem,
-                &format!("write {} to {}", text(least), text(most)),
-            );
+            self.fault(key, &problem, &format!("write {} to {}", text(least), text(most)));
         }
         bytes
     }
 
     /// A rate with its default; `None` when the operator wrote `off`.
     pub(super) fn rate(&mut self, key: &str, default: &str) -> Option<Rate> {
-        self.parsed(key, units::rate, units::RATE_ADVICE)
-            .unwrap_or_else(|| units::rate(default).flatten())
+        self.parsed(key, units::rate, units::RATE_ADVICE).unwrap_or_else(|| units::rate(default).flatten())
     }
 
     /// One of a few words.
@@ -234,11 +191,7 @@ impl<'a> Reader<'a> {
             return *value;
         }
         let known: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
-        self.fault(
-            key,
-            &format!("\"{text}\" is not known"),
-            &advice_for(&text, &known),
-        );
+        self.fault(key, &format!("\"{text}\" is not known"), &advice_for(&text, &known));
         default
     }
 
@@ -262,8 +215,7 @@ impl<'a> Reader<'a> {
                 }
                 other => {
                     let problem = format!("is {}, not a text", other.type_name());
-                    self.report
-                        .fault(&name, &item.place, &problem, "write a text in quotes");
+                    self.report.fault(&name, &item.place, &problem, "write a text in quotes");
                 }
             }
         }
@@ -276,19 +228,14 @@ impl<'a> Reader<'a> {
         let url = address::web_url(&text);
         if url.is_none() {
             let advice = "write an absolute URL such as \"https://host.example/path\"";
-            self.fault(
-                key,
-                &format!("{} is not a web address", address::shown(&text)),
-                advice,
-            );
+            self.fault(key, &format!("{} is not a web address", address::shown(&text)), advice);
         }
         url
     }
 
     /// A path, relative to the folder of the configuration file. Its existence is not checked.
     pub(super) fn path(&mut self, key: &str) -> Option<PathBuf> {
-        self.filled_string(key)
-            .map(|text| self.report.resolve(&text))
+        self.filled_string(key).map(|text| self.report.resolve(&text))
     }
 
     /// The text of a file that must be readable and not empty.
@@ -303,11 +250,7 @@ impl<'a> Reader<'a> {
             Ok(text) => Some(text),
             Err(error) => {
                 let problem = format!("cannot read the file {}: {error}", path.display());
-                self.fault(
-                    key,
-                    &problem,
-                    "create it, or let the user of doorward read it",
-                );
+                self.fault(key, &problem, "create it, or let the user of doorward read it");
                 None
             }
         }
@@ -329,12 +272,9 @@ impl<'a> Reader<'a> {
     /// Whether a secret was named at all, be it readable or not.
     pub(super) fn has_secret(&self, key: &str) -> bool {
         let empty = |node: &Node| matches!(&node.value, Value::Text(text) if text.is_empty());
-        [key, &format!("{key}_file")].iter().any(|key| {
-            self.table
-                .entries
-                .get(*key)
-                .is_some_and(|node| !empty(node))
-        })
+        [key, &format!("{key}_file")]
+            .iter()
+            .any(|key| self.table.entries.get(*key).is_some_and(|node| !empty(node)))
     }
 
     pub(super) fn table(&mut self, key: &str) -> Reader<'a> {
@@ -365,8 +305,7 @@ impl<'a> Reader<'a> {
             let name = format!("{}.{word}", self.name(key));
             if item.table().is_none() {
                 let problem = format!("is {}, not a table", item.value.type_name());
-                self.report
-                    .fault(&name, &item.place, &problem, "write a table");
+                self.report.fault(&name, &item.place, &problem, "write a table");
                 continue;
             }
             readers.push(self.inner(name, Some(item)));
@@ -381,12 +320,7 @@ impl<'a> Reader<'a> {
 
     /// Reports what nobody asked for. To be called once every known key was read.
     pub(super) fn finish(self) {
-        for key in self
-            .table
-            .entries
-            .keys()
-            .filter(|key| !self.asked.contains(key))
-        {
+        for key in self.table.entries.keys().filter(|key| !self.asked.contains(key)) {
             let known: Vec<&str> = self.asked.iter().map(String::as_str).collect();
             self.fault(key, "is not a known key", &advice_for(key, &known));
         }
@@ -397,11 +331,7 @@ impl<'a> Reader<'a> {
 fn advice_for(word: &str, known: &[&str]) -> String {
     let distance = |name: &&&str| strsim::damerau_levenshtein(word, name);
     // A long word is cheap to refuse: nobody mistypes a known name into a hundred letters.
-    let nearest = if word.len() > 100 {
-        None
-    } else {
-        known.iter().min_by_key(distance)
-    };
+    let nearest = if word.len() > 100 { None } else { known.iter().min_by_key(distance) };
     match nearest {
         Some(name) if distance(&name) <= (name.len() / 3).max(1) => {
             format!("did you mean \"{name}\"?")
@@ -413,9 +343,7 @@ fn advice_for(word: &str, known: &[&str]) -> String {
 /// A small text file, less one trailing line break.
 fn read_small(path: &std::path::Path) -> std::io::Result<String> {
     let mut text = String::new();
-    let read = File::open(path)?
-        .take(LARGEST_FILE + 1)
-        .read_to_string(&mut text)?;
+    let read = File::open(path)?.take(LARGEST_FILE + 1).read_to_string(&mut text)?;
     if u64::try_from(read).is_ok_and(|read| read > LARGEST_FILE) {
         return Err(std::io::Error::other("it is larger than 64 KiB"));
     }

@@ -62,12 +62,9 @@ pub enum Attach {
     Assertion,
 }
 
-pub(super) const ACCESS: [(&str, Access); 2] =
-    [("signed_in", Access::SignedIn), ("public", Access::Public)];
-pub(super) const ATTACH: [(&str, Attach); 2] = [
-    ("access_token", Attach::AccessToken),
-    ("assertion", Attach::Assertion),
-];
+pub(super) const ACCESS: [(&str, Access); 2] = [("signed_in", Access::SignedIn), ("public", Access::Public)];
+pub(super) const ATTACH: [(&str, Attach); 2] =
+    [("access_token", Attach::AccessToken), ("assertion", Attach::Assertion)];
 pub(super) const DEMO: &str = "builtin:demo";
 
 /// The form of ids that stand in paths: `[a-z0-9-]{1,32}`.
@@ -93,10 +90,7 @@ pub(super) fn unique_id(section: &mut Reader<'_>, taken: &mut Vec<String>) -> St
 
 pub(super) fn upstreams(sections: Vec<Reader<'_>>) -> Vec<Upstream> {
     let mut taken = Vec::new();
-    sections
-        .into_iter()
-        .map(|section| upstream(section, &mut taken))
-        .collect()
+    sections.into_iter().map(|section| upstream(section, &mut taken)).collect()
 }
 
 fn upstream(mut section: Reader<'_>, taken: &mut Vec<String>) -> Upstream {
@@ -111,28 +105,19 @@ fn upstream(mut section: Reader<'_>, taken: &mut Vec<String>) -> Upstream {
         section.fault("urls", &format!("\"{DEMO}\" stands beside others"), advice);
     }
     let is_origin = |text: &str| {
-        address::web_url(text).is_some_and(|url| {
-            url.path() == "/" && url.query().is_none() && url.fragment().is_none()
-        })
+        address::web_url(text)
+            .is_some_and(|url| url.path() == "/" && url.query().is_none() && url.fragment().is_none())
     };
     for url in urls.iter().filter(|url| *url != DEMO && !is_origin(url)) {
         let advice = "write an origin without a path, such as \"http://127.0.0.1:3000\"";
-        section.fault(
-            "urls",
-            &format!("{} is not an upstream address", address::shown(url)),
-            advice,
-        );
+        section.fault("urls", &format!("{} is not an upstream address", address::shown(url)), advice);
     }
     section.finish();
     Upstream { id, urls }
 }
 
 /// Reads every route. `upstreams` are the known ids, `auth_prefix` is where our own paths lie.
-pub(super) fn routes(
-    sections: Vec<Reader<'_>>,
-    upstreams: &[Upstream],
-    auth_prefix: &str,
-) -> Vec<Route> {
+pub(super) fn routes(sections: Vec<Reader<'_>>, upstreams: &[Upstream], auth_prefix: &str) -> Vec<Route> {
     let mut routes: Vec<Route> = Vec::with_capacity(sections.len());
     for mut section in sections {
         let route = route(&mut section, upstreams);
@@ -143,10 +128,7 @@ pub(super) fn routes(
         }
         if routes.iter().any(|earlier| overlaps(earlier, &route)) {
             let advice = "give each method of one path to a single route";
-            let problem = format!(
-                "\"{}\" has overlapping methods with an earlier route",
-                route.path
-            );
+            let problem = format!("\"{}\" has overlapping methods with an earlier route", route.path);
             section.fault("path", &problem, advice);
         }
         section.finish();
@@ -171,25 +153,14 @@ fn route(section: &mut Reader<'_>, upstreams: &[Upstream]) -> Route {
         body_limit_bytes: section.size_bytes("body_limit", 10 << 20, (0, 1 << 40)),
     };
     route.attach = attach(section);
-    if let Some(id) = route
-        .upstream
-        .as_ref()
-        .filter(|id| upstreams.iter().all(|u| u.id != **id))
-    {
-        let known: Vec<&str> = upstreams
-            .iter()
-            .map(|upstream| upstream.id.as_str())
-            .collect();
+    if let Some(id) = route.upstream.as_ref().filter(|id| upstreams.iter().all(|u| u.id != **id)) {
+        let known: Vec<&str> = upstreams.iter().map(|upstream| upstream.id.as_str()).collect();
         let advice = if known.is_empty() {
             format!("add an [[upstream]] with id = \"{id}\"")
         } else {
             format!("name one of {}", known.join(", "))
         };
-        section.fault(
-            "upstream",
-            &format!("no upstream has the id \"{id}\""),
-            &advice,
-        );
+        section.fault("upstream", &format!("no upstream has the id \"{id}\""), &advice);
     }
     if route.access == Access::Public {
         let conditions = ["roles", "groups", "tenants", "acr", "max_age"];
@@ -205,27 +176,17 @@ fn methods(section: &mut Reader<'_>) -> Vec<String> {
     let methods = section.strings("methods", &[]);
     if methods.is_empty() {
         let advice = "remove the key to let all methods pass";
-        section.fault(
-            "methods",
-            "is empty, so that the route would match nothing",
-            advice,
-        );
+        section.fault("methods", "is empty, so that the route would match nothing", advice);
     }
     for method in &methods {
         let upper = method.to_ascii_uppercase();
-        let is_token = method
-            .bytes()
-            .all(|byte| byte.is_ascii_alphabetic() || byte == b'-');
+        let is_token = method.bytes().all(|byte| byte.is_ascii_alphabetic() || byte == b'-');
         if *method != upper && is_token {
             let problem = format!("\"{method}\" is not in capitals, as methods are");
             section.fault("methods", &problem, &format!("write \"{upper}\""));
         } else if !is_token || matches!(upper.as_str(), "CONNECT" | "TRACE") {
             let advice = "write methods such as \"GET\" and \"POST\"";
-            section.fault(
-                "methods",
-                &format!("\"{method}\" is never forwarded"),
-                advice,
-            );
+            section.fault("methods", &format!("\"{method}\" is never forwarded"), advice);
         }
     }
     methods
@@ -284,10 +245,8 @@ fn pattern_fault(path: &str, auth_prefix: &str) -> Option<&'static str> {
             _ => {}
         }
     }
-    let is_under = |root: &str| {
-        path.strip_prefix(root)
-            .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-    };
+    let is_under =
+        |root: &str| path.strip_prefix(root).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
     (is_under(auth_prefix) || is_under("/.well-known/doorward"))
         .then_some("lies where doorward's own paths are, which no route can reach")
 }

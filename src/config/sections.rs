@@ -23,17 +23,10 @@ pub struct Database {
 
 pub(super) fn database(mut section: Reader<'_>) -> Database {
     let url = section.secret("url");
-    let known = |url: &str| {
-        ["sqlite:", "postgres://", "postgresql://"]
-            .iter()
-            .any(|scheme| url.starts_with(scheme))
-    };
+    let known =
+        |url: &str| ["sqlite:", "postgres://", "postgresql://"].iter().any(|scheme| url.starts_with(scheme));
     if url.as_ref().is_some_and(|url| !known(url.expose_secret())) {
-        let key = if section.has("url") {
-            "url"
-        } else {
-            "url_file"
-        };
+        let key = if section.has("url") { "url" } else { "url_file" };
         let advice = "write sqlite:<file> or postgres://<user>@<host>/<name>";
         section.fault(key, "names no database that doorward knows", advice);
     }
@@ -108,18 +101,13 @@ pub(super) fn cors(mut section: Reader<'_>) -> Cors {
         match address::origin(&text) {
             Ok(origin) => {
                 if Url::parse(&origin).is_ok_and(|url| !address::is_safe_target(&url)) {
-                    section
-                        .report
-                        .warn(format!("cors.origins {origin}: plain http is trusted"));
+                    section.report.warn(format!("cors.origins {origin}: plain http is trusted"));
                 }
                 origins.push(origin);
             }
             Err(meant) => {
                 let advice = meant.map_or_else(
-                    || {
-                        "write origins such as \"https://app.example\"; no \"*\", no \"null\""
-                            .into()
-                    },
+                    || "write origins such as \"https://app.example\"; no \"*\", no \"null\"".into(),
                     |meant| format!("write \"{meant}\""),
                 );
                 section.fault(
@@ -183,9 +171,7 @@ pub(super) fn limits(mut section: Reader<'_>) -> Limits {
     };
     for (key, rate) in limits.rates() {
         if rate.is_none() {
-            section.report.warn(format!(
-                "limits.{key} is off: nothing slows an attacker there"
-            ));
+            section.report.warn(format!("limits.{key} is off: nothing slows an attacker there"));
         }
     }
     section.finish();
@@ -201,10 +187,7 @@ impl Limits {
             ("refresh", self.refresh),
             ("register", self.register),
             ("password_failures_address", self.password_failures_address),
-            (
-                "password_failures_identifier",
-                self.password_failures_identifier,
-            ),
+            ("password_failures_identifier", self.password_failures_identifier),
             ("bad_logout_tokens", self.bad_logout_tokens),
         ]
     }
@@ -223,10 +206,7 @@ pub(super) fn registration(mut section: Reader<'_>) -> Registration {
     let attributes = section.strings("attributes", &[]);
     let hide_existing = section.bool("hide_existing", false);
     section.finish();
-    Registration {
-        attributes,
-        hide_existing,
-    }
+    Registration { attributes, hide_existing }
 }
 
 /// How log lines look.
@@ -278,10 +258,7 @@ pub(super) fn telemetry(mut section: Reader<'_>) -> Telemetry {
     let otlp_endpoint = section.url("otlp_endpoint");
     let service_name = section.string("service_name", "doorward");
     section.finish();
-    Telemetry {
-        otlp_endpoint,
-        service_name,
-    }
+    Telemetry { otlp_endpoint, service_name }
 }
 
 /// The `[sync]` section.
@@ -296,20 +273,13 @@ pub struct Sync {
 pub(super) fn sync(mut section: Reader<'_>) -> Sync {
     let every = |text: &str| match text {
         "off" => Some(None),
-        _ => units::duration_ms(text)
-            .filter(|every_ms| *every_ms >= MINUTE_MS)
-            .map(Some),
+        _ => units::duration_ms(text).filter(|every_ms| *every_ms >= MINUTE_MS).map(Some),
     };
     let advice = "write a duration of at least a minute, such as \"24h\", or \"off\"";
-    let every_ms = section
-        .parsed("every", every, advice)
-        .unwrap_or(Some(24 * HOUR_MS));
+    let every_ms = section.parsed("every", every, advice).unwrap_or(Some(24 * HOUR_MS));
     let brake = section.parsed("brake", units::percent, units::PERCENT_ADVICE);
     section.finish();
-    Sync {
-        every_ms,
-        brake_percent: brake.unwrap_or(10),
-    }
+    Sync { every_ms, brake_percent: brake.unwrap_or(10) }
 }
 
 /// One `[[webhook_out]]`.
@@ -333,48 +303,27 @@ pub(super) fn webhooks_out(sections: Vec<Reader<'_>>) -> Vec<WebhookOut> {
 fn webhook_out(mut section: Reader<'_>, number: usize) -> Option<WebhookOut> {
     let id = section.string("id", &number.to_string());
     if !section.has("url") {
-        section.fault(
-            "url",
-            "is missing",
-            "write the address that takes the events",
-        );
+        section.fault("url", "is missing", "write the address that takes the events");
     }
     let url = section.url("url");
-    if url
-        .as_ref()
-        .is_some_and(|url| !address::is_safe_target(url))
-    {
+    if url.as_ref().is_some_and(|url| !address::is_safe_target(url)) {
         section.fault("url", "is http on a public address", "use https");
     }
     if !section.has_secret("secret") {
-        section.fault(
-            "secret_file",
-            "is missing",
-            "name a file with the signing secret",
-        );
+        section.fault("secret_file", "is missing", "name a file with the signing secret");
     }
     let secret = section.secret("secret");
     let events = section.strings("events", &["*"]);
     let is_name = |event: &str| {
         let name = event.strip_suffix('*').unwrap_or(event);
-        name.bytes()
-            .all(|byte| byte.is_ascii_lowercase() || b"._".contains(&byte))
+        name.bytes().all(|byte| byte.is_ascii_lowercase() || b"._".contains(&byte))
     };
     for event in events.iter().filter(|event| !is_name(event)) {
         let problem = format!("\"{event}\" names no event");
-        section.fault(
-            "events",
-            &problem,
-            "write names such as \"user.created\" or \"user.*\"",
-        );
+        section.fault("events", &problem, "write names such as \"user.created\" or \"user.*\"");
     }
     section.finish();
-    Some(WebhookOut {
-        id,
-        url: url?,
-        secret: secret?,
-        events,
-    })
+    Some(WebhookOut { id, url: url?, secret: secret?, events })
 }
 
 /// A number that was checked to be between 0 and far below the limit of 32 bits.

@@ -62,19 +62,13 @@ pub(super) fn read(mut section: Reader<'_>) -> Option<Server> {
         section.fault("operations_listen", "is the same address as listen", advice);
     }
     let written = section.filled_string("public_url");
-    let public_url = written
-        .as_deref()
-        .and_then(|text| match address::public_url(text) {
-            Ok(url) => Some(url),
-            Err((problem, advice)) => {
-                section.fault(
-                    "public_url",
-                    &format!("{} {problem}", address::shown(text)),
-                    advice,
-                );
-                None
-            }
-        });
+    let public_url = written.as_deref().and_then(|text| match address::public_url(text) {
+        Ok(url) => Some(url),
+        Err((problem, advice)) => {
+            section.fault("public_url", &format!("{} {problem}", address::shown(text)), advice);
+            None
+        }
+    });
     let server = Server {
         listen,
         public_url: public_url.or_else(|| default_public_url(listen.port()))?,
@@ -83,9 +77,7 @@ pub(super) fn read(mut section: Reader<'_>) -> Option<Server> {
         auth_prefix: auth_prefix(&mut section),
         trusted_proxies: networks(&mut section, "trusted_proxies"),
         tls: tls(section.table("tls")),
-        shutdown_ms: section
-            .duration_ms("shutdown", 10 * SECOND_MS, (0, 10 * MINUTE_MS))
-            .unsigned_abs(),
+        shutdown_ms: section.duration_ms("shutdown", 10 * SECOND_MS, (0, 10 * MINUTE_MS)).unsigned_abs(),
     };
     warn(&section, &server);
     section.finish();
@@ -96,9 +88,7 @@ fn warn(section: &Reader<'_>, server: &Server) {
     let report = section.report;
     if server.public_url.scheme() == "http" {
         let url = server.public_url.origin().ascii_serialization();
-        report.warn(format!(
-            "server.public_url {url}: plain http, for development only"
-        ));
+        report.warn(format!("server.public_url {url}: plain http, for development only"));
         if !address::is_local(server.listen) {
             report.warn(format!(
                 "server.listen {}: plain http is reachable from other machines",
@@ -112,14 +102,8 @@ fn warn(section: &Reader<'_>, server: &Server) {
             server.operations_listen
         ));
     }
-    for network in server
-        .trusted_proxies
-        .iter()
-        .filter(|network| network.prefix_len() == 0)
-    {
-        report.warn(format!(
-            "server.trusted_proxies {network}: anybody may claim any client address"
-        ));
+    for network in server.trusted_proxies.iter().filter(|network| network.prefix_len() == 0) {
+        report.warn(format!("server.trusted_proxies {network}: anybody may claim any client address"));
     }
 }
 
@@ -138,13 +122,9 @@ fn auth_prefix(section: &mut Reader<'_>) -> String {
     let is_name = |segment: &str| {
         !segment.is_empty()
             && !matches!(segment, "." | "..")
-            && segment
-                .bytes()
-                .all(|byte| byte.is_ascii_alphanumeric() || b"-_.~".contains(&byte))
+            && segment.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.~".contains(&byte))
     };
-    let well_formed = prefix
-        .strip_prefix('/')
-        .is_some_and(|rest| rest.split('/').all(is_name));
+    let well_formed = prefix.strip_prefix('/').is_some_and(|rest| rest.split('/').all(is_name));
     let taken = ["/.well-known", "/dev-idp"]
         .iter()
         .any(|root| prefix == *root || prefix.starts_with(&format!("{root}/")));
@@ -177,21 +157,10 @@ fn tls(mut section: Reader<'_>) -> Option<Tls> {
     let certificate_file = section.path("certificate_file");
     let key_file = section.path("key_file");
     if certificate_file.is_some() || key_file.is_some() {
-        let key = if certificate_file.is_some() {
-            "certificate_file"
-        } else {
-            "key_file"
-        };
+        let key = if certificate_file.is_some() { "certificate_file" } else { "key_file" };
         let advice = "terminate TLS in front of doorward for now and remove the key";
-        section.fault(
-            key,
-            "TLS on our own listener arrives with a later release",
-            advice,
-        );
+        section.fault(key, "TLS on our own listener arrives with a later release", advice);
     }
     section.finish();
-    Some(Tls {
-        certificate_file: certificate_file?,
-        key_file: key_file?,
-    })
+    Some(Tls { certificate_file: certificate_file?, key_file: key_file? })
 }

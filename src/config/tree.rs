@@ -75,52 +75,33 @@ pub(super) struct SyntaxError {
 pub(super) fn parse(text: &str) -> Result<Table, SyntaxError> {
     let lines = Lines::of(text);
     match DeTable::parse(text) {
-        Ok(table) => Ok(convert_table(
-            table.get_ref(),
-            &|span| lines.place(&span),
-            0,
-        )),
+        Ok(table) => Ok(convert_table(table.get_ref(), &|span| lines.place(&span), 0)),
         Err(error) => {
             let (line, column) = lines.position(error.span().map_or(0, |span| span.start));
-            Err(SyntaxError {
-                problem: error.message().to_owned(),
-                line,
-                column,
-            })
+            Err(SyntaxError { problem: error.message().to_owned(), line, column })
         }
     }
 }
 
 /// Reads the value of an environment variable: TOML where it is TOML, else plain text.
 pub(super) fn parse_variable(name: &str, text: &str) -> Node {
-    let place = Place::Environment {
-        name: name.to_owned(),
-    };
+    let place = Place::Environment { name: name.to_owned() };
     let value = match DeValue::parse(text) {
         Ok(value) => convert(value.get_ref(), &|_| place.clone(), 0),
         Err(_) => Value::Text(text.to_owned()),
     };
-    Node {
-        value,
-        place,
-        raw: Some(text.to_owned()),
-    }
+    Node { value, place, raw: Some(text.to_owned()) }
 }
 
 type Placing<'a> = &'a dyn Fn(Range<usize>) -> Place;
 
 fn convert_table(table: &DeTable<'_>, place: Placing<'_>, depth: usize) -> Table {
     let entry = |(key, value): (&Spanned<_>, &Spanned<DeValue<'_>>)| {
-        let node = Node {
-            value: convert(value.get_ref(), place, depth + 1),
-            place: place(key.span()),
-            raw: None,
-        };
+        let node =
+            Node { value: convert(value.get_ref(), place, depth + 1), place: place(key.span()), raw: None };
         (String::from(AsRef::<str>::as_ref(key.get_ref())), node)
     };
-    Table {
-        entries: table.iter().map(entry).collect(),
-    }
+    Table { entries: table.iter().map(entry).collect() }
 }
 
 fn convert(value: &DeValue<'_>, place: Placing<'_>, depth: usize) -> Value {
@@ -157,26 +138,17 @@ struct Lines<'a> {
 impl<'a> Lines<'a> {
     fn of(text: &'a str) -> Self {
         let after_breaks = text.match_indices('\n').map(|(at, _)| at + 1);
-        Self {
-            text,
-            starts: std::iter::once(0).chain(after_breaks).collect(),
-        }
+        Self { text, starts: std::iter::once(0).chain(after_breaks).collect() }
     }
 
     fn position(&self, offset: usize) -> (usize, usize) {
         let line = self.starts.partition_point(|start| *start <= offset);
-        let start = line
-            .checked_sub(1)
-            .and_then(|at| self.starts.get(at))
-            .copied()
-            .unwrap_or(0);
+        let start = line.checked_sub(1).and_then(|at| self.starts.get(at)).copied().unwrap_or(0);
         let before = self.text.get(start..offset).unwrap_or_default();
         (line, before.chars().count() + 1)
     }
 
     fn place(&self, span: &Range<usize>) -> Place {
-        Place::File {
-            line: self.position(span.start).0,
-        }
+        Place::File { line: self.position(span.start).0 }
     }
 }

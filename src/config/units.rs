@@ -16,10 +16,8 @@ pub(super) const DAY_MS: i64 = 24 * HOUR_MS;
 /// Sums of a few durations and a present time must stay far inside 64 bits.
 const LONGEST_MS: i64 = 3_650 * DAY_MS;
 
-pub(super) const DURATION_ADVICE: &str =
-    "write a whole number and a unit: ms, s, m, h or d, such as \"90s\"";
-pub(super) const SIZE_ADVICE: &str =
-    "write a whole number and a unit: B, KiB, MiB or GiB, such as \"10MiB\"";
+pub(super) const DURATION_ADVICE: &str = "write a whole number and a unit: ms, s, m, h or d, such as \"90s\"";
+pub(super) const SIZE_ADVICE: &str = "write a whole number and a unit: B, KiB, MiB or GiB, such as \"10MiB\"";
 pub(super) const RATE_ADVICE: &str = "write count/window, such as \"600/1m\", or \"off\"";
 pub(super) const PERCENT_ADVICE: &str = "write a percentage from \"0%\" to \"100%\"";
 
@@ -52,10 +50,7 @@ pub(super) fn size_bytes(text: &str) -> Option<u64> {
 }
 
 /// `600/1m`; the outer `None` is a spelling error, the inner one `off`.
-#[expect(
-    clippy::option_option,
-    reason = "the two absences differ: a fault and a choice"
-)]
+#[expect(clippy::option_option, reason = "the two absences differ: a fault and a choice")]
 pub(super) fn rate(text: &str) -> Option<Option<Rate>> {
     if text == "off" {
         return Some(None);
@@ -78,30 +73,20 @@ fn split(text: &str) -> Option<(u64, &str)> {
 }
 
 fn digits(text: &str) -> Option<u64> {
-    text.bytes()
-        .all(|byte| byte.is_ascii_digit())
-        .then(|| text.parse().ok())?
+    text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok())?
 }
 
 /// The spelling of a duration that people use (24h, 60s) and [`duration_ms`] reads back.
 pub(super) fn duration_text(duration_ms: i64) -> String {
-    let units = [
-        ("d", DAY_MS),
-        ("h", HOUR_MS),
-        ("m", MINUTE_MS),
-        ("s", SECOND_MS),
-    ];
+    let units = [("d", DAY_MS), ("h", HOUR_MS), ("m", MINUTE_MS), ("s", SECOND_MS)];
     // One day is written 24h, as the lives of sessions are.
     let fits = |unit_ms: i64| {
         duration_ms > 0 && duration_ms % unit_ms == 0 && (unit_ms, duration_ms) != (DAY_MS, DAY_MS)
     };
-    units
-        .iter()
-        .find(|(_, unit_ms)| fits(*unit_ms))
-        .map_or_else(
-            || format!("{duration_ms}ms"),
-            |(name, unit_ms)| format!("{}{name}", duration_ms / unit_ms),
-        )
+    units.iter().find(|(_, unit_ms)| fits(*unit_ms)).map_or_else(
+        || format!("{duration_ms}ms"),
+        |(name, unit_ms)| format!("{}{name}", duration_ms / unit_ms),
+    )
 }
 
 /// The shortest spelling of a size that [`size_bytes`] reads back.
@@ -110,15 +95,9 @@ pub(super) fn size_text(bytes: u64) -> String {
     units
         .iter()
         .find(|(_, unit)| bytes != 0 && bytes.is_multiple_of(*unit))
-        .map_or_else(
-            || format!("{bytes}B"),
-            |(name, unit)| format!("{}{name}", bytes / unit),
-        )
+        .map_or_else(|| format!("{bytes}B"), |(name, unit)| format!("{}{name}", bytes / unit))
 }
 
 pub(super) fn rate_text(rate: Option<Rate>) -> String {
-    rate.map_or_else(
-        || "off".to_owned(),
-        |rate| format!("{}/{}", rate.count, duration_text(rate.window_ms)),
-    )
+    rate.map_or_else(|| "off".to_owned(), |rate| format!("{}/{}", rate.count, duration_text(rate.window_ms)))
 }

@@ -38,6 +38,19 @@ pub enum OpenError {
     NotAuthentic,
 }
 
+impl OpenError {
+    /// One word for metrics and the audit log.
+    #[must_use]
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::UnknownVersion => "unknown_version",
+            Self::UnknownKey(_) => "unknown_key",
+            Self::Malformed => "malformed",
+            Self::NotAuthentic => "not_authentic",
+        }
+    }
+}
+
 /// Why keys make no ring.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RingFault {

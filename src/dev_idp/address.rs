@@ -37,20 +37,14 @@ impl Issuer {
         if path.ends_with('/') || normal != text {
             return Err(refuse());
         }
-        Ok(Self {
-            url: normal,
-            path: path.to_owned(),
-        })
+        Ok(Self { url: normal, path: path.to_owned() })
     }
 }
 
 /// An http URL of a loopback host, any port, that may stand as a redirect URI or an issuer.
 /// Backslashes and characters outside visible ASCII are refused, because parsers disagree on them.
 pub(super) fn loopback_url(text: &str) -> Option<Url> {
-    if !text
-        .bytes()
-        .all(|byte| byte.is_ascii_graphic() && byte != b'\\')
-    {
+    if !text.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'\\') {
         return None;
     }
     let url = Url::parse(text).ok()?;
@@ -76,10 +70,7 @@ fn name_is_loopback(name: &str) -> bool {
     name == "localhost"
         || name.strip_suffix(".localhost").is_some_and(|labels| {
             labels.split('.').all(|label| {
-                !label.is_empty()
-                    && label
-                        .bytes()
-                        .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+                !label.is_empty() && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
             })
         })
 }
@@ -95,10 +86,7 @@ fn authority_is_loopback(authority: &str) -> bool {
     } else {
         let (host, rest) = authority.split_at(authority.find(':').unwrap_or(authority.len()));
         let address = host.parse::<Ipv4Addr>();
-        (
-            address.map_or_else(|_| name_is_loopback(host), |address| address.is_loopback()),
-            rest,
-        )
+        (address.map_or_else(|_| name_is_loopback(host), |address| address.is_loopback()), rest)
     };
     let port_fits = rest.is_empty()
         || rest.strip_prefix(':').is_some_and(|port| {
@@ -127,10 +115,7 @@ fn tells_of_a_proxy(name: &HeaderName) -> bool {
 
 /// The sentence that says why a request is refused, or `None` when it may pass.
 fn refusal(request: &HttpRequest) -> Option<String> {
-    if request
-        .peer_addr()
-        .is_some_and(|peer| !peer.ip().is_loopback())
-    {
+    if request.peer_addr().is_some_and(|peer| !peer.ip().is_loopback()) {
         return Some("The development IdP answers this machine alone.".to_owned());
     }
     if let Some(name) = request.headers().keys().find(|name| tells_of_a_proxy(name)) {
@@ -139,14 +124,8 @@ fn refusal(request: &HttpRequest) -> Option<String> {
              through a proxy: the request carries the header {name}."
         ));
     }
-    let hosts = request
-        .headers()
-        .get_all(header::HOST)
-        .map(|value| value.to_str().unwrap_or(""));
-    let target = request
-        .uri()
-        .authority()
-        .map(actix_web::http::uri::Authority::as_str);
+    let hosts = request.headers().get_all(header::HOST).map(|value| value.to_str().unwrap_or(""));
+    let target = request.uri().authority().map(actix_web::http::uri::Authority::as_str);
     let mut named = hosts.chain(target).peekable();
     if named.peek().is_none() || !named.all(authority_is_loopback) {
         return Some(
@@ -164,11 +143,8 @@ pub(super) async fn guard(
     next: Next<impl MessageBody + 'static>,
 ) -> Result<ServiceResponse<BoxBody>, actix_web::Error> {
     let mut response = match refusal(request.request()) {
-        Some(why) => request.into_response(
-            HttpResponse::Forbidden()
-                .content_type("text/plain; charset=utf-8")
-                .body(why),
-        ),
+        Some(why) => request
+            .into_response(HttpResponse::Forbidden().content_type("text/plain; charset=utf-8").body(why)),
         None => next.call(request).await?.map_into_boxed_body(),
     };
     harden(response.headers_mut());
@@ -177,15 +153,9 @@ pub(super) async fn guard(
 
 fn harden(headers: &mut HeaderMap) {
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    headers.insert(
-        header::X_CONTENT_TYPE_OPTIONS,
-        HeaderValue::from_static("nosniff"),
-    );
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     // Not `no-referrer`: with it browsers send `Origin: null` on the form's own POST.
-    headers.insert(
-        header::REFERRER_POLICY,
-        HeaderValue::from_static("same-origin"),
-    );
+    headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("same-origin"));
     if !headers.contains_key(header::CONTENT_SECURITY_POLICY) {
         let policy = HeaderValue::from_static(CLOSED_POLICY);
         headers.insert(header::CONTENT_SECURITY_POLICY, policy);
@@ -236,11 +206,7 @@ mod tests {
 
     #[test]
     fn a_redirect_goes_to_a_plain_loopback_url_and_nowhere_else() {
-        for text in [
-            "http://localhost:1/cb?x=1",
-            "http://[::1]:2/",
-            "http://127.0.0.1",
-        ] {
+        for text in ["http://localhost:1/cb?x=1", "http://[::1]:2/", "http://127.0.0.1"] {
             assert!(loopback_url(text).is_some(), "{text} may be a redirect URI");
         }
         for text in [
@@ -257,10 +223,7 @@ mod tests {
             "http://localhost/c b",
             "http://localhost/\r\nSet-Cookie:x=1",
         ] {
-            assert!(
-                loopback_url(text).is_none(),
-                "{text} may not be a redirect URI"
-            );
+            assert!(loopback_url(text).is_none(), "{text} may not be a redirect URI");
         }
     }
 
@@ -285,17 +248,9 @@ mod tests {
 
     #[test]
     fn proxies_are_known_by_any_spelling_of_their_headers() {
-        for name in [
-            "forwarded",
-            "x-forwarded-for",
-            "x_forwarded_host",
-            "x-original-uri",
-            "via",
-        ] {
+        for name in ["forwarded", "x-forwarded-for", "x_forwarded_host", "x-original-uri", "via"] {
             assert!(tells_of_a_proxy(&HeaderName::from_static(name)), "{name}");
         }
-        assert!(!tells_of_a_proxy(&HeaderName::from_static(
-            "x-requested-with"
-        )));
+        assert!(!tells_of_a_proxy(&HeaderName::from_static("x-requested-with")));
     }
 }

@@ -100,9 +100,7 @@ impl AuthorizationRequest {
                 resource: params.owned("resource"),
                 login_hint: params.owned("login_hint"),
                 prompt: prompt(params).unwrap_or(Prompt::IfNeeded),
-                max_age: params
-                    .find("max_age")
-                    .and_then(|seconds| seconds.parse().ok()),
+                max_age: params.find("max_age").and_then(|seconds| seconds.parse().ok()),
             }),
         }
     }
@@ -114,24 +112,13 @@ impl AuthorizationRequest {
             Some(("request_not_supported", "request objects are not supported"))
         } else if params.find("response_type") != Some("code") {
             Some(("unsupported_response_type", "response_type must be code"))
-        } else if !matches!(
-            params.find("response_mode"),
-            None | Some("query" | "form_post")
-        ) {
-            Some((
-                "invalid_request",
-                "response_mode must be query or form_post",
-            ))
+        } else if !matches!(params.find("response_mode"), None | Some("query" | "form_post")) {
+            Some(("invalid_request", "response_mode must be query or form_post"))
         } else if params.find("code_challenge_method") != Some("S256")
             || challenge.len() != 43
-            || !challenge
-                .bytes()
-                .all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte))
+            || !challenge.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte))
         {
-            Some((
-                "invalid_request",
-                "PKCE with code_challenge_method=S256 is required",
-            ))
+            Some(("invalid_request", "PKCE with code_challenge_method=S256 is required"))
         } else if prompt(params).is_none() {
             Some(("invalid_request", "prompt=none stands alone"))
         } else if seconds.is_some_and(|seconds| !seconds.is_ok_and(|seconds| seconds >= 0)) {
@@ -144,31 +131,20 @@ impl AuthorizationRequest {
     /// The hidden fields of the sign-in form.
     pub(super) fn fields(params: &Params) -> Vec<(&'static str, &str)> {
         let names = CARRIED.into_iter().chain(["resource"]);
-        names
-            .filter_map(|name| Some((name, params.find(name)?)))
-            .collect()
+        names.filter_map(|name| Some((name, params.find(name)?))).collect()
     }
 }
 
 /// OpenID Connect Core 1.0, section 3.1.2.1, and Initiating User Registration 1.0 (`create`).
 /// There is no consent to ask for, so `consent` alone asks nothing. `None` when `none` has company.
 fn prompt(params: &Params) -> Option<Prompt> {
-    let words = || {
-        params
-            .find("prompt")
-            .unwrap_or_default()
-            .split_ascii_whitespace()
-    };
+    let words = || params.find("prompt").unwrap_or_default().split_ascii_whitespace();
     if words().any(|word| word == "none") {
         return (words().count() == 1).then_some(Prompt::Never);
     }
     let asks = words().any(|word| matches!(word, "login" | "select_account" | "create"));
     let signs_up = params.find("screen") == Some("signup");
-    Some(if asks || signs_up {
-        Prompt::Always
-    } else {
-        Prompt::IfNeeded
-    })
+    Some(if asks || signs_up { Prompt::Always } else { Prompt::IfNeeded })
 }
 
 #[cfg(test)]
@@ -194,11 +170,7 @@ mod tests {
         assert_eq!(parse("").unwrap().prompt, Prompt::IfNeeded);
         assert_eq!(parse("&prompt=consent").unwrap().prompt, Prompt::IfNeeded);
         assert_eq!(parse("&prompt=none").unwrap().prompt, Prompt::Never);
-        for more in [
-            "&prompt=login",
-            "&prompt=consent%20select_account",
-            "&screen=signup",
-        ] {
+        for more in ["&prompt=login", "&prompt=consent%20select_account", "&screen=signup"] {
             assert_eq!(parse(more).unwrap().prompt, Prompt::Always, "{more}");
         }
         assert!(parse("&prompt=none%20login").is_err());
@@ -207,23 +179,15 @@ mod tests {
     #[test]
     fn faults_of_a_request_go_back_to_the_client_only_when_the_way_back_is_good() {
         assert_eq!(error_of(&GOOD.replace("S256", "plain")), "invalid_request");
-        assert_eq!(
-            error_of(&GOOD.replace("=code&", "=token&")),
-            "unsupported_response_type"
-        );
+        assert_eq!(error_of(&GOOD.replace("=code&", "=token&")), "unsupported_response_type");
         assert_eq!(error_of(&format!("{GOOD}&max_age=-1")), "invalid_request");
-        let hostile = GOOD
-            .replace("localhost:1", "evil.test")
-            .replace("S256", "plain");
+        let hostile = GOOD.replace("localhost:1", "evil.test").replace("S256", "plain");
         let hostile = AuthorizationRequest::parse(&Params::parse(hostile.as_bytes()).unwrap());
         assert!(matches!(hostile, Err(Refusal::Here(_))));
     }
 
     #[test]
     fn the_preferred_acr_is_kept() {
-        assert_eq!(
-            parse("&acr_values=2%201").unwrap().acr.as_deref(),
-            Some("2")
-        );
+        assert_eq!(parse("&acr_values=2%201").unwrap().acr.as_deref(), Some("2"));
     }
 }

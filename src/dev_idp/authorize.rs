@@ -26,10 +26,8 @@ const PUSHED_PREFIX: &str = "urn:ietf:params:oauth:request_uri:";
 pub(super) async fn show(idp: web::Data<DevIdp>, request: HttpRequest) -> HttpResponse {
     idp.answer(Endpoint::Authorize, |twist| {
         let params = Params::parse(request.query_string().as_bytes());
-        let outcome = params
-            .map_err(Refusal::Here)
-            .and_then(|params| idp.pushed_or_plain(params))
-            .and_then(|params| {
+        let outcome =
+            params.map_err(Refusal::Here).and_then(|params| idp.pushed_or_plain(params)).and_then(|params| {
                 let asked = AuthorizationRequest::parse(&params)?;
                 Ok(idp.decide(&request, &params, &asked, twist))
             });
@@ -39,30 +37,18 @@ pub(super) async fn show(idp: web::Data<DevIdp>, request: HttpRequest) -> HttpRe
 }
 
 /// POST: the person whose button was pressed.
-pub(super) async fn sign_in(
-    idp: web::Data<DevIdp>,
-    request: HttpRequest,
-    body: web::Bytes,
-) -> HttpResponse {
+pub(super) async fn sign_in(idp: web::Data<DevIdp>, request: HttpRequest, body: web::Bytes) -> HttpResponse {
     idp.answer(Endpoint::SignIn, |twist| {
-        idp.signed_in(&request, &body, twist)
-            .unwrap_or_else(|refusal| idp.refuse(refusal))
+        idp.signed_in(&request, &body, twist).unwrap_or_else(|refusal| idp.refuse(refusal))
     })
     .await
 }
 
 /// Pushed Authorization Requests (RFC 9126, section 2).
-pub(super) async fn push(
-    idp: web::Data<DevIdp>,
-    request: HttpRequest,
-    body: web::Bytes,
-) -> HttpResponse {
+pub(super) async fn push(idp: web::Data<DevIdp>, request: HttpRequest, body: web::Bytes) -> HttpResponse {
     idp.answer(Endpoint::PushedAuthorization, |twist| {
         let refused = |status, error: &str, description: &str| {
-            twist.json(
-                status,
-                json!({ "error": error, "error_description": description }),
-            )
+            twist.json(status, json!({ "error": error, "error_description": description }))
         };
         let invalid = |text| refused(StatusCode::BAD_REQUEST, "invalid_request", text);
         let params = match Params::of_form(&request, &body) {
@@ -71,11 +57,7 @@ pub(super) async fn push(
             Err(text) => return invalid(text),
         };
         let Some(client_id) = client_id(&request, &params) else {
-            return refused(
-                StatusCode::UNAUTHORIZED,
-                "invalid_client",
-                "which client is this?",
-            );
+            return refused(StatusCode::UNAUTHORIZED, "invalid_client", "which client is this?");
         };
         match AuthorizationRequest::parse(&params) {
             Err(Refusal::Here(text)) => invalid(text),
@@ -85,11 +67,7 @@ pub(super) async fn push(
                 Ok(handle) => {
                     let expires_ms = idp.now_ms() + PUSHED_LIFE_SECONDS * 1000;
                     let uri = format!("{PUSHED_PREFIX}{handle}");
-                    let pushed = PushedRequest {
-                        params,
-                        client_id,
-                        expires_ms,
-                    };
+                    let pushed = PushedRequest { params, client_id, expires_ms };
                     idp.memory().pushed.insert(sha256(&uri), pushed);
                     let object = json!({ "request_uri": uri, "expires_in": PUSHED_LIFE_SECONDS });
                     twist.json(StatusCode::CREATED, object)
@@ -112,9 +90,7 @@ impl DevIdp {
             .filter(|pushed| now_ms < pushed.expires_ms)
             .filter(|pushed| params.find("client_id") == Some(&pushed.client_id))
             .map(|pushed| pushed.params)
-            .ok_or(Refusal::Here(
-                "The pushed request is unknown, used or expired. Start again from the app.",
-            ))
+            .ok_or(Refusal::Here("The pushed request is unknown, used or expired. Start again from the app."))
     }
 
     fn decide(
@@ -129,9 +105,7 @@ impl DevIdp {
         }
         let now = self.now_ms() / 1000;
         let fresh = self.session_of(request).filter(|session| {
-            asked
-                .max_age
-                .is_none_or(|limit| now.saturating_sub(session.auth_time) < limit)
+            asked.max_age.is_none_or(|limit| now.saturating_sub(session.auth_time) < limit)
         });
         match (asked.prompt, fresh) {
             (Prompt::Never | Prompt::IfNeeded, Some(session)) => self.send_code(asked, &session),
@@ -149,17 +123,9 @@ impl DevIdp {
         }
     }
 
-    fn signed_in(
-        &self,
-        request: &HttpRequest,
-        body: &[u8],
-        twist: &Twist,
-    ) -> Result<HttpResponse, Refusal> {
+    fn signed_in(&self, request: &HttpRequest, body: &[u8], twist: &Twist) -> Result<HttpResponse, Refusal> {
         // A page elsewhere may not choose who is signed in here (login CSRF).
-        let site = request
-            .headers()
-            .get("sec-fetch-site")
-            .map(HeaderValue::as_bytes);
+        let site = request.headers().get("sec-fetch-site").map(HeaderValue::as_bytes);
         if !matches!(site, None | Some(b"same-origin" | b"none")) {
             return Err(Refusal::Here("The form was sent by another site."));
         }
@@ -202,9 +168,7 @@ impl DevIdp {
     ) -> Result<(Session, Cookie<'static>), DevIdpError> {
         let (key, new_sid) = (random_text()?, random_text()?);
         let now_ms = self.now_ms();
-        let before = self
-            .session_of(request)
-            .filter(|session| session.person == person);
+        let before = self.session_of(request).filter(|session| session.person == person);
         let session = Session {
             person,
             sid: before.map_or(new_sid, |session| session.sid),
@@ -221,11 +185,7 @@ impl DevIdp {
     }
 
     fn cookie(&self, value: String) -> Cookie<'static> {
-        let path = if self.path().is_empty() {
-            "/"
-        } else {
-            self.path()
-        };
+        let path = if self.path().is_empty() { "/" } else { self.path() };
         Cookie::build(SESSION_COOKIE, value)
             .path(path.to_owned())
             .http_only(true)
@@ -242,11 +202,7 @@ impl DevIdp {
 
     pub(super) fn session_of(&self, request: &HttpRequest) -> Option<Session> {
         let cookie = request.cookie(SESSION_COOKIE)?;
-        let session = self
-            .memory()
-            .sessions
-            .find(&sha256(cookie.value()))
-            .cloned()?;
+        let session = self.memory().sessions.find(&sha256(cookie.value())).cloned()?;
         (self.now_ms() < session.expires_ms).then_some(session)
     }
 

@@ -13,17 +13,11 @@ use super::switch::Endpoint;
 
 /// OpenID Connect Discovery 1.0, section 3.
 pub(super) async fn discovery(idp: web::Data<DevIdp>) -> HttpResponse {
-    idp.answer(Endpoint::Discovery, |twist| {
-        twist.json(StatusCode::OK, idp.metadata())
-    })
-    .await
+    idp.answer(Endpoint::Discovery, |twist| twist.json(StatusCode::OK, idp.metadata())).await
 }
 
 pub(super) async fn jwks(idp: web::Data<DevIdp>) -> HttpResponse {
-    idp.answer(Endpoint::Jwks, |twist| {
-        twist.json(StatusCode::OK, idp.key_set())
-    })
-    .await
+    idp.answer(Endpoint::Jwks, |twist| twist.json(StatusCode::OK, idp.key_set())).await
 }
 
 /// OpenID Connect Core 1.0, section 5.3.
@@ -46,11 +40,7 @@ pub(super) async fn userinfo(idp: web::Data<DevIdp>, request: HttpRequest) -> Ht
 }
 
 /// OpenID Connect RP-Initiated Logout 1.0, section 2, by GET or POST.
-pub(super) async fn logout(
-    idp: web::Data<DevIdp>,
-    request: HttpRequest,
-    body: web::Bytes,
-) -> HttpResponse {
+pub(super) async fn logout(idp: web::Data<DevIdp>, request: HttpRequest, body: web::Bytes) -> HttpResponse {
     idp.answer(Endpoint::Logout, |_| {
         let params = if body.is_empty() {
             Params::parse(request.query_string().as_bytes())
@@ -115,13 +105,8 @@ impl DevIdp {
     /// at one machine asked for it. A hint that does not verify is passed over, because after a
     /// restart every client holds ID tokens of a key that is gone, and still wants to sign out.
     fn end_session(&self, request: &HttpRequest, params: &Params) -> HttpResponse {
-        let hinted = params
-            .find("id_token_hint")
-            .and_then(|hint| self.claims_of(hint));
-        let hinted = hinted
-            .as_ref()
-            .and_then(|claims| claims.get("sid"))
-            .and_then(Value::as_str);
+        let hinted = params.find("id_token_hint").and_then(|hint| self.claims_of(hint));
+        let hinted = hinted.as_ref().and_then(|claims| claims.get("sid")).and_then(Value::as_str);
         let own = self.session_of(request).map(|session| session.sid);
         for sid in hinted.into_iter().chain(own.as_deref()) {
             self.memory().end_sid(sid);

@@ -3,8 +3,7 @@
 use aws_lc_rs::digest::{SHA256, digest};
 use aws_lc_rs::rand::{SecureRandom, SystemRandom};
 use aws_lc_rs::signature::{
-    ECDSA_P256_SHA256_FIXED, ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair,
-    UnparsedPublicKey,
+    ECDSA_P256_SHA256_FIXED, ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair, UnparsedPublicKey,
 };
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -27,9 +26,7 @@ impl SigningKey {
         let coordinate = |range| point.get(range).map(base64url).ok_or(DevIdpError::Crypto);
         let (x, y) = (coordinate(1..33)?, coordinate(33..65)?);
         // The thumbprint of RFC 7638 asks for exactly these members in exactly this order.
-        let id = sha256(&format!(
-            r#"{{"crv":"P-256","kty":"EC","x":"{x}","y":"{y}"}}"#
-        ));
+        let id = sha256(&format!(r#"{{"crv":"P-256","kty":"EC","x":"{x}","y":"{y}"}}"#));
         let jwk = json!({
             "kty": "EC", "crv": "P-256", "x": x, "y": y, "use": "sig", "alg": "ES256", "kid": id,
         });
@@ -117,10 +114,7 @@ mod tests {
 
     #[test]
     fn a_token_opens_with_the_key_that_signed_it_and_with_no_other() {
-        let (ours, other) = (
-            SigningKey::generate().unwrap(),
-            SigningKey::generate().unwrap(),
-        );
+        let (ours, other) = (SigningKey::generate().unwrap(), SigningKey::generate().unwrap());
         let mut claims = Map::new();
         claims.insert("sid".to_owned(), json!("s-1"));
         let token = ours.sign(&Map::new(), &claims).unwrap();

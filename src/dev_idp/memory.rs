@@ -18,10 +18,7 @@ pub(super) struct Table<V> {
 
 impl<V> Default for Table<V> {
     fn default() -> Self {
-        Self {
-            entries: HashMap::new(),
-            order: VecDeque::new(),
-        }
+        Self { entries: HashMap::new(), order: VecDeque::new() }
     }
 }
 

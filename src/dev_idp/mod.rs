@@ -84,10 +84,7 @@ impl DevIdp {
         Ok(Self(Arc::new(Inner {
             issuer: Issuer::parse(issuer)?,
             now,
-            keys: RwLock::new(Keys {
-                current: Arc::new(SigningKey::generate()?),
-                before: None,
-            }),
+            keys: RwLock::new(Keys { current: Arc::new(SigningKey::generate()?), before: None }),
             memory: Mutex::default(),
             switch: Mutex::default(),
         })))
@@ -112,10 +109,7 @@ impl DevIdp {
             .service(authorize)
             .service(userinfo)
             .service(logout)
-            .route(
-                "/.well-known/openid-configuration",
-                web::get().to(identity::discovery),
-            )
+            .route("/.well-known/openid-configuration", web::get().to(identity::discovery))
             .route("/jwks.json", web::get().to(identity::jwks))
             .route("/par", web::post().to(authorize::push))
             .route("/token", web::post().to(token::token))
@@ -174,11 +168,7 @@ impl DevIdp {
     }
 
     fn keys(&self) -> Keys {
-        self.0
-            .keys
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.0.keys.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn key(&self) -> Arc<SigningKey> {

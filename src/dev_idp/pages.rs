@@ -33,10 +33,7 @@ pub(super) struct Choice {
 /// Everybody, with the hinted person's button in focus, or the first one's.
 pub(super) fn choices(login_hint: Option<&str>) -> Vec<Choice> {
     let hinted = login_hint.and_then(Person::find).or_else(|| PEOPLE.first());
-    let choice = |person| Choice {
-        person,
-        preselected: hinted == Some(person),
-    };
+    let choice = |person| Choice { person, preselected: hinted == Some(person) };
     PEOPLE.iter().map(choice).collect()
 }
 
@@ -64,38 +61,21 @@ impl SignInPage<'_> {
 
 /// A page without a way on: a request nobody may be sent back for, or the end of a logout.
 pub(super) fn notice(base: &str, status: StatusCode, title: &str, text: &str) -> HttpResponse {
-    render(
-        &mut HttpResponse::build(status),
-        &NoticePage { base, title, text },
-    )
+    render(&mut HttpResponse::build(status), &NoticePage { base, title, text })
 }
 
 pub(super) fn bad_request(base: &str, text: &str) -> HttpResponse {
-    notice(
-        base,
-        StatusCode::BAD_REQUEST,
-        "This request cannot be answered",
-        text,
-    )
+    notice(base, StatusCode::BAD_REQUEST, "This request cannot be answered", text)
 }
 
 /// OAuth 2.0 Form Post Response Mode, section 2.
 pub(super) fn form_post(base: &str, to: &Url, fields: &[(&str, &str)]) -> HttpResponse {
-    let page = FormPostPage {
-        base,
-        action: to.as_str(),
-        fields,
-    };
-    render(
-        HttpResponse::Ok().insert_header(policy(to, "; script-src 'self'")),
-        &page,
-    )
+    let page = FormPostPage { base, action: to.as_str(), fields };
+    render(HttpResponse::Ok().insert_header(policy(to, "; script-src 'self'")), &page)
 }
 
 pub(super) fn see_other(to: &Url) -> HttpResponse {
-    HttpResponse::SeeOther()
-        .insert_header((LOCATION, to.as_str()))
-        .finish()
+    HttpResponse::SeeOther().insert_header((LOCATION, to.as_str())).finish()
 }
 
 /// Browsers apply `form-action` to the redirects after a POST too, so the client's origin is in it.

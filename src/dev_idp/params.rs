@@ -38,14 +38,8 @@ impl Params {
 
     /// Like [`Self::parse`], of a body that says it is a form.
     pub(super) fn of_form(request: &HttpRequest, body: &[u8]) -> Result<Self, &'static str> {
-        let kind = request
-            .headers()
-            .get(header::CONTENT_TYPE)
-            .and_then(|kind| kind.to_str().ok());
-        let kind = kind
-            .and_then(|kind| kind.split(';').next())
-            .unwrap_or_default()
-            .trim();
+        let kind = request.headers().get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
+        let kind = kind.and_then(|kind| kind.split(';').next()).unwrap_or_default().trim();
         if !kind.eq_ignore_ascii_case("application/x-www-form-urlencoded") {
             return Err("the body must be application/x-www-form-urlencoded");
         }
@@ -53,10 +47,7 @@ impl Params {
     }
 
     pub(super) fn find(&self, name: &str) -> Option<&str> {
-        self.0
-            .get(name)
-            .map(String::as_str)
-            .filter(|value| !value.is_empty())
+        self.0.get(name).map(String::as_str).filter(|value| !value.is_empty())
     }
 
     pub(super) fn owned(&self, name: &str) -> Option<String> {
@@ -106,17 +97,12 @@ mod tests {
     #[test]
     fn the_client_is_read_from_basic_or_from_the_body_and_both_must_agree() {
         let header = format!("Basic {}", STANDARD.encode("my%3Aapp:secret"));
-        let basic = TestRequest::default()
-            .insert_header((header::AUTHORIZATION, header))
-            .to_http_request();
+        let basic = TestRequest::default().insert_header((header::AUTHORIZATION, header)).to_http_request();
         let plain = TestRequest::default().to_http_request();
         let params = |text: &str| Params::parse(text.as_bytes()).unwrap();
         assert_eq!(client_id(&basic, &params("")).as_deref(), Some("my:app"));
         assert_eq!(client_id(&basic, &params("client_id=other")), None);
-        assert_eq!(
-            client_id(&plain, &params("client_id=app")).as_deref(),
-            Some("app")
-        );
+        assert_eq!(client_id(&plain, &params("client_id=app")).as_deref(), Some("app"));
         assert_eq!(client_id(&plain, &params("")), None);
     }
 }

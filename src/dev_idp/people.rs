@@ -27,12 +27,7 @@ const PERSON: Person = Person {
 };
 
 pub(super) static PEOPLE: [Person; 4] = [
-    Person {
-        name: "alice",
-        given_name: "Alice",
-        family_name: "Archer",
-        ..PERSON
-    },
+    Person { name: "alice", given_name: "Alice", family_name: "Archer", ..PERSON },
     Person {
         name: "bob",
         given_name: "Bob",
@@ -49,21 +44,13 @@ pub(super) static PEOPLE: [Person; 4] = [
         groups: &["staff", "operators"],
         ..PERSON
     },
-    Person {
-        name: "sam",
-        given_name: "Sam",
-        family_name: "Sutton",
-        suspended: true,
-        ..PERSON
-    },
+    Person { name: "sam", given_name: "Sam", family_name: "Sutton", suspended: true, ..PERSON },
 ];
 
 impl Person {
     /// By user name or e-mail address.
     pub(super) fn find(text: &str) -> Option<&'static Self> {
-        PEOPLE
-            .iter()
-            .find(|person| person.name == text || person.email() == text)
+        PEOPLE.iter().find(|person| person.name == text || person.email() == text)
     }
 
     pub(super) fn email(&self) -> String {
@@ -75,11 +62,7 @@ impl Person {
     }
 
     pub(super) fn initials(&self) -> String {
-        self.given_name
-            .chars()
-            .take(1)
-            .chain(self.family_name.chars().take(1))
-            .collect()
+        self.given_name.chars().take(1).chain(self.family_name.chars().take(1)).collect()
     }
 
     /// The claims a scope opens (OpenID Connect Core 1.0, section 5.4). Roles, groups and the
@@ -115,14 +98,8 @@ mod tests {
 
     #[test]
     fn a_person_is_found_by_name_or_e_mail_and_by_nothing_else() {
-        assert_eq!(
-            Person::find("ada@example.test").map(|person| person.role),
-            Some("admin")
-        );
-        assert_eq!(
-            Person::find("bob").and_then(|person| person.tenant),
-            Some("acme")
-        );
+        assert_eq!(Person::find("ada@example.test").map(|person| person.role), Some("admin"));
+        assert_eq!(Person::find("bob").and_then(|person| person.tenant), Some("acme"));
         assert!(Person::find("Alice").is_none() && Person::find("").is_none());
     }
 

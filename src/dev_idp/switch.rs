@@ -32,11 +32,7 @@ pub enum Endpoint {
 #[derive(Debug, Clone)]
 pub enum Answer {
     /// These bytes; the request itself is not looked at.
-    Response {
-        status: u16,
-        content_type: String,
-        body: Vec<u8>,
-    },
+    Response { status: u16, content_type: String, body: Vec<u8> },
     /// An OAuth error (RFC 6749). `Authorize` and `SignIn` send it to the redirect URI, all others
     /// answer 400 with the JSON object; the request has no other effect.
     Error { error: String, description: String },
@@ -44,10 +40,7 @@ pub enum Answer {
     Members(Map<String, Value>),
     /// `Token` alone: the usual answer, with these members laid over the ID token's header and
     /// claims before it is signed; `null` takes one away.
-    IdToken {
-        header: Map<String, Value>,
-        claims: Map<String, Value>,
-    },
+    IdToken { header: Map<String, Value>, claims: Map<String, Value> },
     /// The request takes effect at once, its answer leaves later.
     Late(Duration),
     /// The request takes effect at once, its answer leaves when the test notifies.
@@ -108,15 +101,9 @@ impl DevIdp {
         let next = self.switch().take(endpoint);
         match next {
             None => {}
-            Some(Answer::Response {
-                status,
-                content_type,
-                body,
-            }) => {
+            Some(Answer::Response { status, content_type, body }) => {
                 let status = StatusCode::from_u16(status).unwrap_or(StatusCode::IM_A_TEAPOT);
-                return HttpResponse::build(status)
-                    .content_type(content_type)
-                    .body(body);
+                return HttpResponse::build(status).content_type(content_type).body(body);
             }
             Some(Answer::Error { error, description }) => {
                 if !matches!(endpoint, Endpoint::Authorize | Endpoint::SignIn) {
@@ -143,9 +130,7 @@ impl DevIdp {
             Some(Answer::Lost) => {
                 let head = usual(&twist).drop_body();
                 let broken = stream::once(async { Err(std::io::Error::other("switched off")) });
-                return head
-                    .set_body(SizedStream::new(1, broken))
-                    .map_into_boxed_body();
+                return head.set_body(SizedStream::new(1, broken)).map_into_boxed_body();
             }
         }
         usual(&twist)

@@ -21,24 +21,15 @@ async fn a_newcomer_picks_alice_and_the_app_gets_her_tokens() {
     let page = send(&site, authorize("")).await;
     assert!(page.asks());
     let policy = page.header(&header::CONTENT_SECURITY_POLICY);
-    assert!(
-        policy.contains("form-action 'self' http://localhost:8080;"),
-        "{policy}"
-    );
-    assert!(
-        page.body.contains("name=\"state\" value=\"st&#38;te\""),
-        "{}",
-        page.body
-    );
+    assert!(policy.contains("form-action 'self' http://localhost:8080;"), "{policy}");
+    assert!(page.body.contains("name=\"state\" value=\"st&#38;te\""), "{}", page.body);
 
     let back = press(&site, "username", "alice").await;
     assert!(back.location().as_str().starts_with(CALLBACK));
     assert_eq!(back.query("state").as_deref(), Some("st&te"));
     assert_eq!(back.query("iss").as_deref(), Some(ISSUER));
 
-    let tokens = exchange(&site, &back.query("code").unwrap(), VERIFIER)
-        .await
-        .json();
+    let tokens = exchange(&site, &back.query("code").unwrap(), VERIFIER).await.json();
     let claims = idp.claims_of(text(&tokens, "id_token")).unwrap();
     assert_eq!(claims["iss"], ISSUER);
     assert_eq!(claims["sub"], "alice");
@@ -63,10 +54,7 @@ async fn the_published_documents_agree_with_each_other() {
     assert_eq!(metadata["issuer"], ISSUER);
     assert_eq!(metadata["jwks_uri"], format!("{ISSUER}/jwks.json"));
     let keys = send(&site, get("/jwks.json")).await.json();
-    assert!(
-        keys["keys"][0].get("d").is_none(),
-        "a private key was published"
-    );
+    assert!(keys["keys"][0].get("d").is_none(), "a private key was published");
     let before = keys["keys"][0]["kid"].clone();
     idp.rotate_key().unwrap();
     let keys = send(&site, get("/jwks.json")).await.json();
@@ -85,10 +73,7 @@ async fn a_code_used_twice_ends_its_tokens() {
     let again = exchange(&site, &code, VERIFIER).await;
     assert_eq!(again.status, StatusCode::BAD_REQUEST);
     assert_eq!(again.json()["error"], "invalid_grant");
-    assert_eq!(
-        userinfo(&site, &tokens).await.status,
-        StatusCode::UNAUTHORIZED
-    );
+    assert_eq!(userinfo(&site, &tokens).await.status, StatusCode::UNAUTHORIZED);
     let refreshed = refresh(&site, text(&tokens, "refresh_token")).await;
     assert_eq!(refreshed.json()["error"], "invalid_grant");
 }
@@ -110,15 +95,9 @@ async fn a_code_lives_for_a_minute() {
     let site = site(&idp).await;
     let (early, late) = (code_of(&site, "alice").await, code_of(&site, "alice").await);
     clock.advance_seconds(59);
-    assert_eq!(
-        exchange(&site, &early, VERIFIER).await.status,
-        StatusCode::OK
-    );
+    assert_eq!(exchange(&site, &early, VERIFIER).await.status, StatusCode::OK);
     clock.advance_seconds(1);
-    assert_eq!(
-        exchange(&site, &late, VERIFIER).await.json()["error"],
-        "invalid_grant"
-    );
+    assert_eq!(exchange(&site, &late, VERIFIER).await.json()["error"], "invalid_grant");
 }
 
 #[actix_web::test]
@@ -134,16 +113,8 @@ async fn a_foreign_host_or_a_proxy_is_refused_in_plain_words() {
     for request in [foreign, proxied, nameless, unknown, remote] {
         let answered = send(&site, request).await;
         assert_eq!(answered.status, StatusCode::FORBIDDEN);
-        assert!(
-            answered.body.starts_with("The development IdP"),
-            "{}",
-            answered.body
-        );
-        assert!(
-            answered
-                .headers
-                .contains_key(header::CONTENT_SECURITY_POLICY)
-        );
+        assert!(answered.body.starts_with("The development IdP"), "{}", answered.body);
+        assert!(answered.headers.contains_key(header::CONTENT_SECURITY_POLICY));
     }
 }
 
@@ -151,23 +122,14 @@ async fn a_foreign_host_or_a_proxy_is_refused_in_plain_words() {
 async fn a_hostile_redirect_uri_is_never_followed() {
     let (idp, _) = issuer();
     let site = site(&idp).await;
-    for hostile in [
-        "http://evil.test/cb",
-        "https://localhost/cb",
-        "http://localhost@evil.test/",
-    ] {
+    for hostile in ["http://evil.test/cb", "https://localhost/cb", "http://localhost@evil.test/"] {
         let mut fields = request_fields();
         fields.retain(|(name, _)| *name != "redirect_uri");
         fields.push(("redirect_uri", hostile.to_owned()));
         fields.push(("prompt", "none".to_owned()));
-        let query = form_urlencoded::Serializer::new(String::new())
-            .extend_pairs(&fields)
-            .finish();
+        let query = form_urlencoded::Serializer::new(String::new()).extend_pairs(&fields).finish();
         fields.push(("username", "alice".to_owned()));
-        let fields: Vec<_> = fields
-            .iter()
-            .map(|(name, value)| (*name, value.as_str()))
-            .collect();
+        let fields: Vec<_> = fields.iter().map(|(name, value)| (*name, value.as_str())).collect();
         let shown = send(&site, get(&format!("/authorize?{query}"))).await;
         let pressed = send(&site, post("/authorize", &fields)).await;
         for answered in [shown, pressed] {
@@ -199,35 +161,16 @@ async fn who_is_signed_in_here_passes_silently_until_asked_again() {
 
     let signed_in = press(&site, "username", "ada").await;
     let set_cookie = signed_in.header(&header::SET_COOKIE);
-    for part in [
-        "doorward-dev-idp=",
-        "HttpOnly",
-        "SameSite=Lax",
-        "Path=/dev-idp",
-    ] {
+    for part in ["doorward-dev-idp=", "HttpOnly", "SameSite=Lax", "Path=/dev-idp"] {
         assert!(set_cookie.contains(part), "{set_cookie}");
     }
     let cookie = signed_in.cookie();
     let again = |more: &str| authorize(more).insert_header((header::COOKIE, cookie.clone()));
     clock.advance_seconds(100);
-    for more in [
-        "",
-        "&prompt=none",
-        "&max_age=101",
-        "&prompt=consent",
-        "&login_hint=bob",
-    ] {
-        assert!(
-            send(&site, again(more)).await.query("code").is_some(),
-            "{more}"
-        );
+    for more in ["", "&prompt=none", "&max_age=101", "&prompt=consent", "&login_hint=bob"] {
+        assert!(send(&site, again(more)).await.query("code").is_some(), "{more}");
     }
-    for more in [
-        "&prompt=login",
-        "&prompt=select_account",
-        "&max_age=100",
-        "&screen=signup",
-    ] {
+    for more in ["&prompt=login", "&prompt=select_account", "&max_age=100", "&screen=signup"] {
         assert!(send(&site, again(more)).await.asks(), "{more}");
     }
     let too_old = send(&site, again("&prompt=none&max_age=100")).await;
@@ -240,30 +183,16 @@ async fn a_step_up_keeps_the_session_and_renews_its_time() {
     let site = site(&idp).await;
     let first = press(&site, "username", "ada").await;
     let cookie = first.cookie();
-    let before = exchange(&site, &first.query("code").unwrap(), VERIFIER)
-        .await
-        .json();
+    let before = exchange(&site, &first.query("code").unwrap(), VERIFIER).await.json();
     let before = idp.claims_of(text(&before, "id_token")).unwrap();
     clock.advance_seconds(30);
     let mut fields = request_fields();
-    fields.extend([
-        ("acr_values", "2 1".to_owned()),
-        ("username", "ada".to_owned()),
-    ]);
-    let fields: Vec<_> = fields
-        .iter()
-        .map(|(name, value)| (*name, value.as_str()))
-        .collect();
+    fields.extend([("acr_values", "2 1".to_owned()), ("username", "ada".to_owned())]);
+    let fields: Vec<_> = fields.iter().map(|(name, value)| (*name, value.as_str())).collect();
     let second = post("/authorize", &fields).insert_header((header::COOKIE, cookie.clone()));
     let second = send(&site, second).await;
-    assert_ne!(
-        second.cookie(),
-        cookie,
-        "the session key is new at every sign-in"
-    );
-    let after = exchange(&site, &second.query("code").unwrap(), VERIFIER)
-        .await
-        .json();
+    assert_ne!(second.cookie(), cookie, "the session key is new at every sign-in");
+    let after = exchange(&site, &second.query("code").unwrap(), VERIFIER).await.json();
     let after = idp.claims_of(text(&after, "id_token")).unwrap();
     assert_eq!(after["sid"], before["sid"]);
     assert_eq!(after["acr"], "2");
@@ -285,8 +214,8 @@ async fn a_login_hint_focuses_a_button_and_signs_nobody_in() {
 async fn a_form_from_another_site_chooses_nobody() {
     let (idp, _) = issuer();
     let site = site(&idp).await;
-    let foreign = post("/authorize", &[("username", "alice")])
-        .insert_header(("sec-fetch-site", "cross-site"));
+    let foreign =
+        post("/authorize", &[("username", "alice")]).insert_header(("sec-fetch-site", "cross-site"));
     let answered = send(&site, foreign).await;
     assert_eq!(answered.status, StatusCode::BAD_REQUEST);
     assert!(answered.body.contains("another site"));
@@ -296,14 +225,9 @@ async fn a_form_from_another_site_chooses_nobody() {
 async fn refresh_tokens_rotate_and_a_reused_one_ends_the_grant() {
     let (idp, clock) = issuer();
     let site = site(&idp).await;
-    let first = exchange(&site, &code_of(&site, "alice").await, VERIFIER)
-        .await
-        .json();
+    let first = exchange(&site, &code_of(&site, "alice").await, VERIFIER).await.json();
     clock.advance_seconds(300);
-    assert_eq!(
-        userinfo(&site, &first).await.status,
-        StatusCode::UNAUTHORIZED
-    );
+    assert_eq!(userinfo(&site, &first).await.status, StatusCode::UNAUTHORIZED);
     let second = refresh(&site, text(&first, "refresh_token")).await.json();
     assert_eq!(userinfo(&site, &second).await.status, StatusCode::OK);
     let claims = idp.claims_of(text(&second, "id_token")).unwrap();
@@ -313,10 +237,7 @@ async fn refresh_tokens_rotate_and_a_reused_one_ends_the_grant() {
     assert_eq!(reused.json()["error"], "invalid_grant");
     let newest = refresh(&site, text(&second, "refresh_token")).await;
     assert_eq!(newest.json()["error"], "invalid_grant");
-    assert_eq!(
-        userinfo(&site, &second).await.status,
-        StatusCode::UNAUTHORIZED
-    );
+    assert_eq!(userinfo(&site, &second).await.status, StatusCode::UNAUTHORIZED);
 }
 
 #[actix_web::test]
@@ -324,10 +245,7 @@ async fn a_password_is_the_name_and_sam_is_disabled() {
     let (idp, _) = issuer();
     let site = site(&idp).await;
     let tokens = with_password(&site, "alice", "alice").await.json();
-    assert_eq!(
-        idp.claims_of(text(&tokens, "id_token")).unwrap()["sub"],
-        "alice"
-    );
+    assert_eq!(idp.claims_of(text(&tokens, "id_token")).unwrap()["sub"], "alice");
     let wrong = with_password(&site, "alice", "bob").await;
     assert_eq!(wrong.status, StatusCode::BAD_REQUEST);
     assert_eq!(wrong.json()["error"], "invalid_grant");
@@ -340,18 +258,14 @@ async fn a_pushed_request_is_good_once_and_for_its_client() {
     let (idp, _) = issuer();
     let site = site(&idp).await;
     let fields = request_fields();
-    let fields: Vec<_> = fields
-        .iter()
-        .map(|(name, value)| (*name, value.as_str()))
-        .collect();
+    let fields: Vec<_> = fields.iter().map(|(name, value)| (*name, value.as_str())).collect();
     let mut uris = Vec::new();
     for _ in 0..2 {
         let pushed = send(&site, post("/par", &fields)).await;
         assert_eq!(pushed.status, StatusCode::CREATED);
         uris.push(text(&pushed.json(), "request_uri").to_owned());
     }
-    let ask =
-        |client: &str, uri: &str| get(&format!("/authorize?client_id={client}&request_uri={uri}"));
+    let ask = |client: &str, uri: &str| get(&format!("/authorize?client_id={client}&request_uri={uri}"));
     assert!(send(&site, ask("doorward", &uris[0])).await.asks());
     let again = send(&site, ask("doorward", &uris[0])).await;
     assert_eq!(again.status, StatusCode::BAD_REQUEST);
@@ -364,32 +278,18 @@ async fn logout_ends_the_sign_in_and_its_tokens_and_goes_to_loopback_alone() {
     let (idp, _) = issuer();
     let site = site(&idp).await;
     let signed_in = press(&site, "username", "bob").await;
-    let tokens = exchange(&site, &signed_in.query("code").unwrap(), VERIFIER)
-        .await
-        .json();
+    let tokens = exchange(&site, &signed_in.query("code").unwrap(), VERIFIER).await.json();
     let hint = text(&tokens, "id_token");
     let back = "http://localhost:8080/auth/signed-out";
-    let end = |back: &str| {
-        get(&format!(
-            "/logout?id_token_hint={hint}&post_logout_redirect_uri={back}&state=x"
-        ))
-    };
-    assert_eq!(
-        send(&site, end("http://evil.test/")).await.status,
-        StatusCode::BAD_REQUEST
-    );
+    let end =
+        |back: &str| get(&format!("/logout?id_token_hint={hint}&post_logout_redirect_uri={back}&state=x"));
+    assert_eq!(send(&site, end("http://evil.test/")).await.status, StatusCode::BAD_REQUEST);
     let ended = send(&site, end(back)).await;
     assert_eq!(ended.location().as_str(), format!("{back}?state=x"));
     assert!(ended.header(&header::SET_COOKIE).contains("Max-Age=0"));
-    assert_eq!(
-        userinfo(&site, &tokens).await.status,
-        StatusCode::UNAUTHORIZED
-    );
+    assert_eq!(userinfo(&site, &tokens).await.status, StatusCode::UNAUTHORIZED);
     let again = authorize("&prompt=none").insert_header((header::COOKIE, signed_in.cookie()));
-    assert_eq!(
-        send(&site, again).await.query("error").as_deref(),
-        Some("login_required")
-    );
+    assert_eq!(send(&site, again).await.query("error").as_deref(), Some("login_required"));
 }
 
 #[actix_web::test]
@@ -398,21 +298,10 @@ async fn a_revoked_refresh_token_ends_its_grant_for_its_own_client_alone() {
     let site = site(&idp).await;
     let tokens = with_password(&site, "alice", "alice").await.json();
     let token = text(&tokens, "refresh_token");
-    for (client, left) in [
-        ("other", StatusCode::OK),
-        ("doorward", StatusCode::UNAUTHORIZED),
-    ] {
-        let revoked = send(
-            &site,
-            post("/revoke", &[("client_id", client), ("token", token)]),
-        )
-        .await;
+    for (client, left) in [("other", StatusCode::OK), ("doorward", StatusCode::UNAUTHORIZED)] {
+        let revoked = send(&site, post("/revoke", &[("client_id", client), ("token", token)])).await;
         assert_eq!(revoked.status, StatusCode::OK);
-        assert_eq!(
-            userinfo(&site, &tokens).await.status,
-            left,
-            "after {client} asked"
-        );
+        assert_eq!(userinfo(&site, &tokens).await.status, left, "after {client} asked");
     }
 }
 
@@ -423,33 +312,19 @@ async fn form_post_answers_with_a_form_to_the_redirect_uri() {
     let page = send(&site, authorize("&response_mode=form_post&prompt=none")).await;
     assert_eq!(page.status, StatusCode::OK);
     assert!(page.body.contains(&format!("action=\"{CALLBACK}\"")));
-    assert!(
-        page.body
-            .contains("name=\"error\" value=\"login_required\""),
-        "{}",
-        page.body
-    );
+    assert!(page.body.contains("name=\"error\" value=\"login_required\""), "{}", page.body);
 }
 
 #[actix_web::test]
 async fn the_switch_decides_the_next_answer_and_only_that() {
     let (idp, _) = issuer();
     let site = site(&idp).await;
-    let error = |error: &str| Answer::Error {
-        error: error.to_owned(),
-        description: String::new(),
-    };
+    let error = |error: &str| Answer::Error { error: error.to_owned(), description: String::new() };
     idp.next_answer_is(Endpoint::Token, error("invalid_grant"));
-    assert_eq!(
-        with_password(&site, "ada", "ada").await.json()["error"],
-        "invalid_grant"
-    );
+    assert_eq!(with_password(&site, "ada", "ada").await.json()["error"], "invalid_grant");
 
     let header = Map::from_iter([("typ".to_owned(), json!("logout+jwt"))]);
-    let claims = Map::from_iter([
-        ("sub".to_owned(), json!("mallory")),
-        ("at_hash".to_owned(), Value::Null),
-    ]);
+    let claims = Map::from_iter([("sub".to_owned(), json!("mallory")), ("at_hash".to_owned(), Value::Null)]);
     idp.next_answer_is(Endpoint::Token, Answer::IdToken { header, claims });
     let tokens = with_password(&site, "ada", "ada").await.json();
     let claims = idp.claims_of(text(&tokens, "id_token")).unwrap();
@@ -461,18 +336,13 @@ async fn the_switch_decides_the_next_answer_and_only_that() {
 
     idp.next_answer_is(Endpoint::Authorize, error("temporarily_unavailable"));
     let sent = send(&site, authorize("")).await;
-    assert_eq!(
-        sent.query("error").as_deref(),
-        Some("temporarily_unavailable")
-    );
+    assert_eq!(sent.query("error").as_deref(), Some("temporarily_unavailable"));
     assert!(send(&site, authorize("")).await.asks());
 
     let members = Map::from_iter([("issuer".to_owned(), json!("http://localhost:1"))]);
     idp.next_answer_is(Endpoint::Discovery, Answer::Members(members));
     for expected in ["http://localhost:1", ISSUER] {
-        let metadata = send(&site, get("/.well-known/openid-configuration"))
-            .await
-            .json();
+        let metadata = send(&site, get("/.well-known/openid-configuration")).await.json();
         assert_eq!(metadata["issuer"], expected);
     }
     assert_eq!(idp.times_asked(Endpoint::Token), 3);

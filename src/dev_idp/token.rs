@@ -38,23 +38,17 @@ struct Order {
     nonce: Option<String>,
 }
 
-pub(super) async fn token(
-    idp: web::Data<DevIdp>,
-    request: HttpRequest,
-    body: web::Bytes,
-) -> HttpResponse {
-    idp.answer(Endpoint::Token, |twist| {
-        match idp.grant_tokens(&request, &body, twist) {
-            Ok(tokens) => twist.json(StatusCode::OK, tokens),
-            Err(Refused(error, description)) => {
-                let object = json!({ "error": error, "error_description": description });
-                match error {
-                    "invalid_client" => HttpResponse::Unauthorized()
-                        .insert_header((WWW_AUTHENTICATE, "Basic realm=\"dev-idp\""))
-                        .json(object),
-                    "server_error" => HttpResponse::InternalServerError().json(object),
-                    _ => HttpResponse::BadRequest().json(object),
-                }
+pub(super) async fn token(idp: web::Data<DevIdp>, request: HttpRequest, body: web::Bytes) -> HttpResponse {
+    idp.answer(Endpoint::Token, |twist| match idp.grant_tokens(&request, &body, twist) {
+        Ok(tokens) => twist.json(StatusCode::OK, tokens),
+        Err(Refused(error, description)) => {
+            let object = json!({ "error": error, "error_description": description });
+            match error {
+                "invalid_client" => HttpResponse::Unauthorized()
+                    .insert_header((WWW_AUTHENTICATE, "Basic realm=\"dev-idp\""))
+                    .json(object),
+                "server_error" => HttpResponse::InternalServerError().json(object),
+                _ => HttpResponse::BadRequest().json(object),
             }
         }
     })
@@ -62,11 +56,7 @@ pub(super) async fn token(
 }
 
 /// RFC 7009: 200 whatever the token is, and the whole grant ends with a refresh token.
-pub(super) async fn revoke(
-    idp: web::Data<DevIdp>,
-    request: HttpRequest,
-    body: web::Bytes,
-) -> HttpResponse {
+pub(super) async fn revoke(idp: web::Data<DevIdp>, request: HttpRequest, body: web::Bytes) -> HttpResponse {
     idp.answer(Endpoint::Revocation, |_| {
         if let Ok(params) = Params::of_form(&request, &body) {
             idp.forget_token(&params, client_id(&request, &params).as_deref());
@@ -77,16 +67,10 @@ pub(super) async fn revoke(
 }
 
 impl DevIdp {
-    fn grant_tokens(
-        &self,
-        request: &HttpRequest,
-        body: &[u8],
-        twist: &Twist,
-    ) -> Result<Value, Refused> {
+    fn grant_tokens(&self, request: &HttpRequest, body: &[u8], twist: &Twist) -> Result<Value, Refused> {
         let invalid = |text| Refused("invalid_request", text);
         let params = Params::of_form(request, body).map_err(invalid)?;
-        let client = client_id(request, &params)
-            .ok_or(Refused("invalid_client", "which client is this?"))?;
+        let client = client_id(request, &params).ok_or(Refused("invalid_client", "which client is this?"))?;
         let order = match params.find("grant_type") {
             Some("authorization_code") => self.spend_code(&client, &params),
             Some("refresh_token") => self.spend_refresh_token(&client, &params),
@@ -99,9 +83,7 @@ impl DevIdp {
 
     /// RFC 6749, section 4.1.3: single use, and whoever brings a code twice ends its tokens.
     fn spend_code(&self, client: &str, params: &Params) -> Result<Order, Refused> {
-        let code = params
-            .find("code")
-            .ok_or(Refused("invalid_request", "code is missing"))?;
+        let code = params.find("code").ok_or(Refused("invalid_request", "code is missing"))?;
         let verifier = params.find("code_verifier").unwrap_or_default();
         let grant_id = random_text()?;
         let now_ms = self.now_ms();
@@ -116,9 +98,7 @@ impl DevIdp {
         // From here on the code is spent, whatever the outcome: a wrong verifier has one try.
         if let Some(spent_for) = entry.spent_for.replace(grant_id.clone()) {
             memory.grants.take(&spent_for);
-            return Err(invalid_grant(
-                "the code was used before; its tokens are revoked",
-            ));
+            return Err(invalid_grant("the code was used before; its tokens are revoked"));
         }
         if now_ms >= entry.expires_ms {
             return Err(unknown);
@@ -131,12 +111,7 @@ impl DevIdp {
         }
         let grant = entry.grant.clone();
         memory.grants.insert(grant_id.clone(), grant.clone());
-        Ok(Order {
-            grant_id,
-            scope: grant.scope.clone(),
-            nonce: grant.nonce.clone(),
-            grant,
-        })
+        Ok(Order { grant_id, scope: grant.scope.clone(), nonce: grant.nonce.clone(), grant })
     }
 
     /// Rotation: every refresh token is good once; a second use ends the grant (RFC 9700, 4.14.2).
@@ -158,40 +133,26 @@ impl DevIdp {
         }
         if spent {
             memory.grants.take(&grant_id);
-            return Err(invalid_grant(
-                "the refresh token was used before; the grant is revoked",
-            ));
+            return Err(invalid_grant("the refresh token was used before; the grant is revoked"));
         }
         if now_ms >= expires_ms {
             return Err(unknown);
         }
         let scope = params.find("scope").unwrap_or(&grant.scope);
-        if !scope
-            .split(' ')
-            .all(|word| grant.scope.split(' ').any(|granted| granted == word))
-        {
-            return Err(Refused(
-                "invalid_scope",
-                "the scope is wider than what was granted",
-            ));
+        if !scope.split(' ').all(|word| grant.scope.split(' ').any(|granted| granted == word)) {
+            return Err(Refused("invalid_scope", "the scope is wider than what was granted"));
         }
         if let Some(entry) = memory.refresh_tokens.find_mut(&sha256(token)) {
             entry.spent = true;
         }
-        Ok(Order {
-            grant_id,
-            scope: scope.to_owned(),
-            nonce: None,
-            grant,
-        })
+        Ok(Order { grant_id, scope: scope.to_owned(), nonce: None, grant })
     }
 
     /// RFC 6749, section 4.3. The words for a suspended person are Keycloak's.
     fn accept_password(&self, client: String, params: &Params) -> Result<Order, Refused> {
         let person = params.find("username").and_then(Person::find);
         let wrong = invalid_grant("Invalid user credentials");
-        let Some(person) = person.filter(|person| params.find("password") == Some(person.name))
-        else {
+        let Some(person) = person.filter(|person| params.find("password") == Some(person.name)) else {
             return Err(wrong);
         };
         if person.suspended {
@@ -210,12 +171,7 @@ impl DevIdp {
             auth_time: self.now_ms() / 1000,
         };
         self.memory().grants.insert(grant_id.clone(), grant.clone());
-        Ok(Order {
-            grant_id,
-            scope,
-            nonce: None,
-            grant,
-        })
+        Ok(Order { grant_id, scope, nonce: None, grant })
     }
 
     fn issue(&self, order: Order, twist: &Twist) -> Result<Value, Refused> {
@@ -250,9 +206,7 @@ impl DevIdp {
         };
         let mut memory = self.memory();
         memory.access_tokens.insert(sha256(&access_token), access);
-        memory
-            .refresh_tokens
-            .insert(sha256(&refresh_token), refresh);
+        memory.refresh_tokens.insert(sha256(&refresh_token), refresh);
         Ok(Value::Object(tokens))
     }
 
@@ -277,12 +231,7 @@ impl DevIdp {
     }
 
     /// OpenID Connect Core 1.0, section 2.
-    fn id_token(
-        &self,
-        order: &Order,
-        access_token: &str,
-        twist: &Twist,
-    ) -> Result<String, DevIdpError> {
+    fn id_token(&self, order: &Order, access_token: &str, twist: &Twist) -> Result<String, DevIdpError> {
         let (now, grant) = (self.now_ms() / 1000, &order.grant);
         let mut claims = grant.person.claims(&order.scope);
         let protocol = json!({
@@ -312,21 +261,12 @@ impl DevIdp {
             return;
         };
         let mut memory = self.memory();
-        let of_refresh = memory
-            .refresh_tokens
-            .find(&hash)
-            .map(|entry| entry.grant_id.clone());
-        let of_access = memory
-            .access_tokens
-            .find(&hash)
-            .map(|entry| entry.grant_id.clone());
+        let of_refresh = memory.refresh_tokens.find(&hash).map(|entry| entry.grant_id.clone());
+        let of_access = memory.access_tokens.find(&hash).map(|entry| entry.grant_id.clone());
         let Some(grant_id) = of_refresh.as_ref().or(of_access.as_ref()) else {
             return;
         };
-        let owner = memory
-            .grants
-            .find(grant_id)
-            .map(|grant| grant.client_id.as_str());
+        let owner = memory.grants.find(grant_id).map(|grant| grant.client_id.as_str());
         if owner.is_none() || owner != client {
             return;
         }
@@ -340,9 +280,7 @@ impl DevIdp {
 /// RFC 7636, section 4.1.
 fn verifier_fits(verifier: &str) -> bool {
     (43..=128).contains(&verifier.len())
-        && verifier
-            .bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte))
+        && verifier.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte))
 }
 
 #[cfg(test)]

@@ -37,12 +37,14 @@ impl Policy {
         }
         let Some((user, session)) = guest else { return Verdict::SignIn };
         let roles = user.effective_roles();
-        let tenant_fits = self.tenants.is_empty() || user.profile.tenant_id.as_ref().is_some_and(|t| self.tenants.contains(t));
+        let tenant_fits = self.tenants.is_empty()
+            || user.profile.tenant_id.as_ref().is_some_and(|t| self.tenants.contains(t));
         if !any(&self.roles, &roles) || !any(&self.groups, &user.groups) || !tenant_fits {
             return Verdict::Forbid;
         }
         let acr_fits = self.acr.is_none() || self.acr == session.acr;
-        let recent = |max_age_ms: i64| session.auth_time_ms.is_some_and(|at| now_ms <= at.saturating_add(max_age_ms));
+        let recent =
+            |max_age_ms: i64| session.auth_time_ms.is_some_and(|at| now_ms <= at.saturating_add(max_age_ms));
         if acr_fits && self.max_age_ms.is_none_or(recent) { Verdict::Pass } else { Verdict::StepUp }
     }
 }

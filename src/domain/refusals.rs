@@ -31,7 +31,8 @@ impl Refusals {
         let count = counts.entry(name.to_owned()).or_insert(Count { minute, rows: 0 });
         let mut uncounted = None;
         if count.minute != minute {
-            uncounted = count.rows.checked_sub(ROWS_PER_MINUTE).filter(|n| *n > 0).map(|n| (name.to_owned(), n));
+            uncounted =
+                count.rows.checked_sub(ROWS_PER_MINUTE).filter(|n| *n > 0).map(|n| (name.to_owned(), n));
             *count = Count { minute, rows: 0 };
         }
         count.rows = count.rows.saturating_add(1);

@@ -30,7 +30,11 @@ impl Finding {
 pub async fn run(config: Config, keys: Result<Keys, StartFault>, at: Furniture) -> Vec<Finding> {
     let mut findings = Vec::new();
     let keys = keys.map_err(|fault| fault.to_string());
-    findings.push(Finding::of("keys", keys.as_ref().map_err(Clone::clone), "every key file is there and strong"));
+    findings.push(Finding::of(
+        "keys",
+        keys.as_ref().map_err(Clone::clone),
+        "every key file is there and strong",
+    ));
     let store = database(&config, &mut findings).await;
     let setup = match (store, keys) {
         (Some(store), Ok(keys)) => match start::set_up(&store, config.clone(), keys, &at).await {
@@ -76,7 +80,9 @@ async fn ages(store: &Store, setup: &Setup, at: &Furniture, findings: &mut Vec<F
     for (id, days) in ages {
         let current = id == setup.ring.current_id();
         if current && days > KEY_AGE_MAX_DAYS {
-            let problem = format!("seals since {days} days; add a new key, make it current, and run `doorward keys rotate`");
+            let problem = format!(
+                "seals since {days} days; add a new key, make it current, and run `doorward keys rotate`"
+            );
             findings.push(Finding::of::<()>(format!("key {id}"), Err(problem), ""));
         }
     }
@@ -90,7 +96,11 @@ async fn providers(setup: &Setup, findings: &mut Vec<Finding>) {
             continue;
         }
         let tried = provider.probe().await.map_err(|e| e.to_string());
-        findings.push(Finding::of(format!("provider {}", config.id), tried, "its metadata and keys can be used"));
+        findings.push(Finding::of(
+            format!("provider {}", config.id),
+            tried,
+            "its metadata and keys can be used",
+        ));
     }
 }
 
@@ -98,7 +108,11 @@ async fn upstreams(config: &Config, findings: &mut Vec<Finding>) {
     for upstream in &config.upstreams {
         for url in &upstream.urls {
             let tried = reach(url).await;
-            findings.push(Finding::of(format!("upstream {}", upstream.id), tried, format!("{url} takes connections")));
+            findings.push(Finding::of(
+                format!("upstream {}", upstream.id),
+                tried,
+                format!("{url} takes connections"),
+            ));
         }
     }
 }

@@ -77,7 +77,13 @@ fn choose<'s>(setup: &'s Setup, request: &LoginRequest) -> Result<Option<&'s std
     }
 }
 
-async fn begin_at(app: &App, setup: &Setup, provider: &dyn Provider, request: &LoginRequest, held: &[SealedAttempt]) -> Result<Begun> {
+async fn begin_at(
+    app: &App,
+    setup: &Setup,
+    provider: &dyn Provider,
+    request: &LoginRequest,
+    held: &[SealedAttempt],
+) -> Result<Begun> {
     let config = provider.config();
     if request.prompt == Some(Prompt::None) && !config.silent_login {
         return Err(Error::InvalidRequest("prompt=none is not offered"));
@@ -123,7 +129,10 @@ fn surplus(app: &App, setup: &Setup, held: &[SealedAttempt]) -> Vec<String> {
 /// How a callback ended well.
 #[derive(Debug)]
 pub enum Finished {
-    SignedIn { opened: Box<Opened>, return_to: String },
+    SignedIn {
+        opened: Box<Opened>,
+        return_to: String,
+    },
     /// The provider asked to begin again, and this is the first time it did.
     Again(Begun),
 }
@@ -149,7 +158,16 @@ pub async fn finish(app: &App, arrival: &Arrival<'_>) -> Result<Finished> {
     app.metrics.callback(arrival.provider, outcome);
     if let Err(error) = &finished {
         tracing::info!(provider = arrival.provider, reason = error.reason(), error = %error, "login refused");
-        audit::refusal(app, &audit::Refusal { event: "login.failed", reason: error.reason(), provider: Some(arrival.provider) }, arrival.visitor).await;
+        audit::refusal(
+            app,
+            &audit::Refusal {
+                event: "login.failed",
+                reason: error.reason(),
+                provider: Some(arrival.provider),
+            },
+            arrival.visitor,
+        )
+        .await;
     }
     finished
 }
@@ -157,13 +175,21 @@ pub async fn finish(app: &App, arrival: &Arrival<'_>) -> Result<Finished> {
 /// A callback that cannot be read as one answer; nothing of it is used.
 pub async fn unreadable(app: &App, provider: &str, reason: &'static str, visitor: &Visitor) {
     app.metrics.callback(provider, reason);
-    audit::refusal(app, &audit::Refusal { event: "login.failed", reason, provider: Some(provider) }, visitor).await;
+    audit::refusal(app, &audit::Refusal { event: "login.failed", reason, provider: Some(provider) }, visitor)
+        .await;
 }
 
-async fn finish_at(app: &App, setup: &Setup, provider: &dyn Provider, arrival: &Arrival<'_>) -> Result<Finished> {
+async fn finish_at(
+    app: &App,
+    setup: &Setup,
+    provider: &dyn Provider,
+    arrival: &Arrival<'_>,
+) -> Result<Finished> {
     let attempt = recognise(app, setup, provider, arrival)?;
     match provider.accept(arrival.callback, &attempt).await {
-        Err(ProviderError::BeginAgain) if !attempt.again => return begin_again(app, setup, provider, &attempt).await,
+        Err(ProviderError::BeginAgain) if !attempt.again => {
+            return begin_again(app, setup, provider, &attempt).await;
+        }
         accepted => accepted?,
     }
     use_once(app, setup, &attempt).await?;
@@ -173,11 +199,18 @@ async fn finish_at(app: &App, setup: &Setup, provider: &dyn Provider, arrival: &
 }
 
 /// The attempt of this very browser, for this very provider, still fresh; its `state` compared in constant time.
-fn recognise(app: &App, setup: &Setup, provider: &dyn Provider, arrival: &Arrival<'_>) -> Result<LoginAttempt> {
+fn recognise(
+    app: &App,
+    setup: &Setup,
+    provider: &dyn Provider,
+    arrival: &Arrival<'_>,
+) -> Result<LoginAttempt> {
     let config = provider.config();
     let attempt = arrival.cookie.and_then(|cookie| open(setup, cookie)).ok_or(Error::LoginExpired)?;
     let state = arrival.callback.state.as_deref().unwrap_or_default();
-    if !bool::from(attempt.state.as_bytes().ct_eq(state.as_bytes())) || !attempt.is_fresh(app.now_ms(), setup.config.limits.login_attempt_ms) {
+    if !bool::from(attempt.state.as_bytes().ct_eq(state.as_bytes()))
+        || !attempt.is_fresh(app.now_ms(), setup.config.limits.login_attempt_ms)
+    {
         return Err(Error::LoginExpired);
     }
     if attempt.provider != config.id {
@@ -199,7 +232,12 @@ async fn use_once(app: &App, setup: &Setup, attempt: &LoginAttempt) -> Result<()
     if first { Ok(()) } else { Err(Error::LoginExpired) }
 }
 
-async fn begin_again(app: &App, setup: &Setup, provider: &dyn Provider, attempt: &LoginAttempt) -> Result<Finished> {
+async fn begin_again(
+    app: &App,
+    setup: &Setup,
+    provider: &dyn Provider,
+    attempt: &LoginAttempt,
+) -> Result<Finished> {
     let request = LoginRequest {
         return_to: Some(attempt.return_to.clone()),
         prompt: attempt.prompt,

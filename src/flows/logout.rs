@@ -35,7 +35,12 @@ struct WayBack {
 }
 
 /// Ends this browser's session and says where to go next. Succeeds locally whatever the provider does.
-pub async fn leave(app: &App, key: Option<&SessionKey>, return_to: Option<ReturnTo>, visitor: &Visitor) -> Result<Left> {
+pub async fn leave(
+    app: &App,
+    key: Option<&SessionKey>,
+    return_to: Option<ReturnTo>,
+    visitor: &Visitor,
+) -> Result<Left> {
     let ended = match key {
         Some(key) => session::end_by_key(app, key, visitor).await?,
         None => None,
@@ -51,7 +56,13 @@ pub async fn leave(app: &App, key: Option<&SessionKey>, return_to: Option<Return
     Ok(Left { provider_url, left_open, return_to })
 }
 
-async fn tell_provider(app: &App, setup: &Setup, id: &str, tokens: Option<Tokens>, return_to: Option<&ReturnTo>) -> Option<url::Url> {
+async fn tell_provider(
+    app: &App,
+    setup: &Setup,
+    id: &str,
+    tokens: Option<Tokens>,
+    return_to: Option<&ReturnTo>,
+) -> Option<url::Url> {
     let provider = setup.provider(id)?;
     let state = seal_way_back(app, setup, return_to);
     let id_token = tokens.as_ref().and_then(|tokens| tokens.id.clone());
@@ -67,7 +78,10 @@ async fn tell_provider(app: &App, setup: &Setup, id: &str, tokens: Option<Tokens
         });
     }
     let back_to = setup.own_url("/signed-out");
-    tokio::time::timeout(FAREWELL, provider.end_session_url(id_token.as_ref(), &back_to, &state)).await.ok().flatten()
+    tokio::time::timeout(FAREWELL, provider.end_session_url(id_token.as_ref(), &back_to, &state))
+        .await
+        .ok()
+        .flatten()
 }
 
 fn place() -> Place<'static> {
@@ -77,7 +91,10 @@ fn place() -> Place<'static> {
 fn seal_way_back(app: &App, setup: &Setup, return_to: Option<&ReturnTo>) -> String {
     let way_back = return_to.map(|to| WayBack { return_to: to.clone(), at_ms: app.now_ms() });
     let plain = way_back.and_then(|way| serde_json::to_vec(&way).ok());
-    plain.map_or_else(|| clock::token_256(&*app.random), |plain| URL_SAFE_NO_PAD.encode(setup.ring.seal(place(), &plain)))
+    plain.map_or_else(
+        || clock::token_256(&*app.random),
+        |plain| URL_SAFE_NO_PAD.encode(setup.ring.seal(place(), &plain)),
+    )
 }
 
 /// Where the person wanted to go after the provider's logout; `None` for a `state` that is missing, foreign or old, which harms nobody.

@@ -18,7 +18,8 @@ pub struct Reloaded {
 /// # Errors
 /// Every fault found; the old set-up stays in force.
 pub async fn run(app: &App, sources: &Sources) -> Result<Reloaded, Vec<String>> {
-    let loaded = config::load(sources).map_err(|faults| faults.iter().map(ToString::to_string).collect::<Vec<_>>())?;
+    let loaded =
+        config::load(sources).map_err(|faults| faults.iter().map(ToString::to_string).collect::<Vec<_>>())?;
     let in_force = app.setup();
     let mut next = loaded.config;
     if in_force.config.server.public_url_is_default {

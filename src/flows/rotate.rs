@@ -71,13 +71,24 @@ pub async fn run(app: &App) -> Result<Rotated> {
         let mut reader = app.store.reader().await?;
         rotated.usage = rotate::key_usage(&mut reader).await?;
         rotated.unreadable = unreadable;
-        let others: u64 = rotated.usage.iter().filter(|(id, _)| id.as_str() != setup.ring.current_id()).map(|(_, n)| n).sum();
+        let others: u64 = rotated
+            .usage
+            .iter()
+            .filter(|(id, _)| id.as_str() != setup.ring.current_id())
+            .map(|(_, n)| n)
+            .sum();
         if others <= unreadable {
             break;
         }
     }
     let mut writer = app.store.writer().await?;
-    audit::deed(app, &mut writer, &audit::Deed { event: "keys.rotated", provider: None, user_id: None, session_id: None }, &Visitor::default()).await?;
+    audit::deed(
+        app,
+        &mut writer,
+        &audit::Deed { event: "keys.rotated", provider: None, user_id: None, session_id: None },
+        &Visitor::default(),
+    )
+    .await?;
     writer.commit().await?;
     Ok(rotated)
 }

@@ -10,6 +10,7 @@ use serde_json::{Map, Value};
 
 use super::{Visitor, audit};
 use crate::app::{App, Setup};
+use crate::crypto::OpenError;
 use crate::domain::{Grant, NewSession, Session, SessionKey, SessionKind, Tokens, User, clock};
 use crate::error::{Error, Result};
 use crate::store::users::{self, Applied, Outcome, Road};
@@ -34,7 +35,13 @@ pub struct Opened {
 }
 
 /// Writes user and session of a verified login in one transaction; the browser's previous session ends in it too.
-pub async fn open(app: &App, setup: &Setup, grant: Grant, previous: Option<&SessionKey>, visitor: &Visitor) -> Result<Opened> {
+pub async fn open(
+    app: &App,
+    setup: &Setup,
+    grant: Grant,
+    previous: Option<&SessionKey>,
+    visitor: &Visitor,
+) -> Result<Opened> {
     let now_ms = app.now_ms();
     let mut writer = app.store.writer().await?;
     let applied = users::apply(&mut writer, &grant.change, Road::Login, now_ms).await?;
@@ -55,8 +62,15 @@ pub async fn open(app: &App, setup: &Setup, grant: Grant, previous: Option<&Sess
     }
     let new = new_session(app, setup, &user, grant, visitor);
     sessions::insert(&mut writer, &new, &setup.ring).await?;
-    let ended = sessions::end_oldest_beyond(&mut writer, &user.id, setup.config.limits.sessions_per_user, now_ms).await?;
-    let deed = audit::Deed { event: "login", provider: Some(&user.provider), user_id: Some(&user.id), session_id: Some(&new.session.id) };
+    let ended =
+        sessions::end_oldest_beyond(&mut writer, &user.id, setup.config.limits.sessions_per_user, now_ms)
+            .await?;
+    let deed = audit::Deed {
+        event: "login",
+        provider: Some(&user.provider),
+        user_id: Some(&user.id),
+        session_id: Some(&new.session.id),
+    };
     audit::deed(app, &mut writer, &deed, visitor).await?;
     writer.commit().await?;
     app.metrics.session_ended("too_many", ended.len() as u64);
@@ -74,7 +88,8 @@ async fn admitted(app: &App, writer: &mut Writer, applied: Applied, visitor: &Vi
         _ => None,
     };
     if let Some(event) = event {
-        let deed = audit::Deed { event, provider: Some(&user.provider), user_id: Some(&user.id), session_id: None };
+        let deed =
+            audit::Deed { event, provider: Some(&user.provider), user_id: Some(&user.id), session_id: None };
         audit::deed(app, writer, &deed, visitor).await?;
     }
     Ok(user)
@@ -83,7 +98,8 @@ async fn admitted(app: &App, writer: &mut Writer, applied: Applied, visitor: &Vi
 fn new_session(app: &App, setup: &Setup, user: &User, grant: Grant, visitor: &Visitor) -> NewSession {
     let now_ms = app.now_ms();
     let Grant { tokens, sid, auth_time_ms, acr, .. } = grant;
-    let follows_token = setup.config.providers.iter().any(|p| p.id == user.provider && p.session_follows_token);
+    let follows_token =
+        setup.config.providers.iter().any(|p| p.id == user.provider && p.session_follows_token);
     let overall_end = now_ms.saturating_add(setup.config.session.overall_ms);
     let token_end = tokens.access_expires_at_ms.filter(|_| follows_token && tokens.refresh.is_none());
     let session = Session {
@@ -114,7 +130,8 @@ pub async fn find(app: &App, key: &SessionKey) -> Result<Option<Guest>> {
     let mut reader = app.store.reader().await?;
     let found = sessions::find_by_key_hash(&mut reader, &key.hash()).await?;
     let idle_ms = app.setup().config.session.idle_ms;
-    let welcome = |(session, user): &(Session, User)| session.is_alive(app.now_ms(), idle_ms) && user.admit().is_ok();
+    let welcome =
+        |(session, user): &(Session, User)| session.is_alive(app.now_ms(), idle_ms) && user.admit().is_ok();
     Ok(found.filter(welcome).map(|(session, user)| Guest { user, session }))
 }
 
@@ -147,10 +164,16 @@ pub async fn list(app: &App, guest: &Guest) -> Result<Vec<Session>> {
 /// Ends one of the guest's own sessions; somebody else's does not exist for them.
 pub async fn end_one(app: &App, guest: &Guest, session_id: &str, visitor: &Visitor) -> Result<()> {
     let mut writer = app.store.writer().await?;
-    let own = sessions::find(&mut writer, session_id).await?.filter(|session| session.user_id == guest.user.id);
+    let own =
+        sessions::find(&mut writer, session_id).await?.filter(|session| session.user_id == guest.user.id);
     let live = own.filter(|session| session.revoked_at_ms.is_none()).ok_or(Error::NotFound)?;
     sessions::end(&mut writer, &live.id, app.now_ms()).await?;
-    let deed = audit::Deed { event: "session.revoked", provider: Some(&live.provider), user_id: Some(&guest.user.id), session_id: Some(&live.id) };
+    let deed = audit::Deed {
+        event: "session.revoked",
+        provider: Some(&live.provider),
+        user_id: Some(&guest.user.id),
+        session_id: Some(&live.id),
+    };
     audit::deed(app, &mut writer, &deed, visitor).await?;
     writer.commit().await?;
     app.metrics.session_ended("revoked", 1);
@@ -170,7 +193,12 @@ pub async fn end_many(app: &App, guest: &Guest, extent: Extent, visitor: &Visito
     let mut writer = app.store.writer().await?;
     let ended = sessions::end_of_user(&mut writer, &guest.user.id, spared, app.now_ms()).await?;
     for id in &ended {
-        let deed = audit::Deed { event: "session.revoked", provider: Some(&guest.user.provider), user_id: Some(&guest.user.id), session_id: Some(id) };
+        let deed = audit::Deed {
+            event: "session.revoked",
+            provider: Some(&guest.user.provider),
+            user_id: Some(&guest.user.id),
+            session_id: Some(id),
+        };
         audit::deed(app, &mut writer, &deed, visitor).await?;
     }
     writer.commit().await?;
@@ -179,36 +207,70 @@ pub async fn end_many(app: &App, guest: &Guest, extent: Extent, visitor: &Visito
 }
 
 /// Ends the session of a key, if it still lives; returns its guest and the tokens it held.
-pub async fn end_by_key(app: &App, key: &SessionKey, visitor: &Visitor) -> Result<Option<(Guest, Option<Tokens>)>> {
+pub async fn end_by_key(
+    app: &App,
+    key: &SessionKey,
+    visitor: &Visitor,
+) -> Result<Option<(Guest, Option<Tokens>)>> {
     let setup = app.setup();
     let mut writer = app.store.writer().await?;
     let found = sessions::find_by_key_hash(&mut writer, &key.hash()).await?;
-    let Some((session, user)) = found.filter(|(session, _)| session.revoked_at_ms.is_none()) else { return Ok(None) };
+    let Some((session, user)) = found.filter(|(session, _)| session.revoked_at_ms.is_none()) else {
+        return Ok(None);
+    };
     let sealed = sessions::tokens(&mut writer, &session.id).await?;
     sessions::end(&mut writer, &session.id, app.now_ms()).await?;
-    let deed = audit::Deed { event: "logout", provider: Some(&session.provider), user_id: Some(&user.id), session_id: Some(&session.id) };
+    let deed = audit::Deed {
+        event: "logout",
+        provider: Some(&session.provider),
+        user_id: Some(&user.id),
+        session_id: Some(&session.id),
+    };
     audit::deed(app, &mut writer, &deed, visitor).await?;
     writer.commit().await?;
     app.metrics.session_ended("logout", 1);
-    let tokens = sealed.and_then(|sealed| {
-        sealed.open(&setup.ring).map_err(|error| app.metrics.crypt_decrypt_fail(&error.to_string())).ok()
-    });
+    let tokens = match sealed.map(|sealed| sealed.open(&setup.ring)) {
+        Some(Err(error)) => {
+            undecryptable(app, &error, visitor).await;
+            None
+        }
+        opened => opened.and_then(std::result::Result::ok),
+    };
     Ok(Some((Guest { user, session }, tokens)))
 }
 
+async fn undecryptable(app: &App, error: &OpenError, visitor: &Visitor) {
+    app.metrics.crypt_decrypt_fail(error.word());
+    tracing::error!(%error, "stored tokens do not open");
+    audit::refusal(
+        app,
+        &audit::Refusal { event: "crypt_decrypt_fail", reason: error.word(), provider: None },
+        visitor,
+    )
+    .await;
+}
+
 /// The claims that the operator lets the browser see, from the session's own ID token.
-pub async fn exposed_claims(app: &App, guest: &Guest) -> Result<BTreeMap<String, Value>> {
+pub async fn exposed_claims(app: &App, guest: &Guest, visitor: &Visitor) -> Result<BTreeMap<String, Value>> {
     let setup = app.setup();
     let names = &setup.config.session.expose_claims;
     if names.is_empty() {
         return Ok(BTreeMap::new());
     }
     let mut reader = app.store.reader().await?;
-    let Some(sealed) = sessions::tokens(&mut reader, &guest.session.id).await? else { return Ok(BTreeMap::new()) };
-    let tokens = sealed.open(&setup.ring).map_err(|error| {
-        app.metrics.crypt_decrypt_fail(&error.to_string());
-        Error::NotSignedIn
-    })?;
+    let Some(sealed) = sessions::tokens(&mut reader, &guest.session.id).await? else {
+        return Ok(BTreeMap::new());
+    };
+    drop(reader);
+    let tokens = match sealed.open(&setup.ring) {
+        Ok(tokens) => tokens,
+        // A row that does not open is no session (security.md CR-08).
+        Err(error) => {
+            undecryptable(app, &error, visitor).await;
+            end_one(app, guest, &guest.session.id, visitor).await?;
+            return Err(Error::NotSignedIn);
+        }
+    };
     let claims = tokens.id.as_ref().and_then(|token| payload(token.expose_secret())).unwrap_or_default();
     Ok(claims.into_iter().filter(|(name, _)| names.contains(name)).collect())
 }

@@ -69,7 +69,8 @@ pub fn read_keys(config: &Config, random: &dyn Random) -> Result<Keys, StartFaul
 }
 
 fn read_key(material: &KeyMaterial, may_make: bool, random: &dyn Random) -> Result<Material, String> {
-    let key = |content: &[u8]| MasterKey::from_bytes(content).map(Material::Key).map_err(|fault| fault.to_string());
+    let key =
+        |content: &[u8]| MasterKey::from_bytes(content).map(Material::Key).map_err(|fault| fault.to_string());
     match material {
         KeyMaterial::Value(text) => key(text.expose_secret().as_bytes()),
         KeyMaterial::File(path) => {
@@ -83,14 +84,18 @@ fn read_key(material: &KeyMaterial, may_make: bool, random: &dyn Random) -> Resu
             let text = std::fs::read_to_string(path).map(Zeroizing::new).map_err(|e| unreadable(path, &e))?;
             let passphrase = text.strip_suffix('\n').unwrap_or(&text);
             // The salt is not known yet, but a weak passphrase shows at once.
-            MasterKey::check_passphrase(passphrase).map_err(|fault| format!("{}: {fault}", path.display()))?;
+            MasterKey::check_passphrase(passphrase)
+                .map_err(|fault| format!("{}: {fault}", path.display()))?;
             Ok(Material::Passphrase(SecretString::from(passphrase)))
         }
     }
 }
 
 fn unreadable(path: &Path, error: &io::Error) -> String {
-    format!("{} cannot be read: {error}; make one with 32 random bytes, mode 0600, or restore the old one", path.display())
+    format!(
+        "{} cannot be read: {error}; make one with 32 random bytes, mode 0600, or restore the old one",
+        path.display()
+    )
 }
 
 fn make_key_file(path: &Path, random: &dyn Random) -> io::Result<()> {
@@ -101,7 +106,8 @@ fn make_key_file(path: &Path, random: &dyn Random) -> io::Result<()> {
     random.fill(&mut *key);
     // Another process that starts at the same moment must not get half a key: the whole file appears at once or not at all.
     let draft = path.with_extension(format!("new-{}", std::process::id()));
-    let mut file = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&draft)?;
+    let mut file =
+        std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&draft)?;
     file.write_all(&*key)?;
     file.sync_all()?;
     let linked = std::fs::hard_link(&draft, path);
@@ -118,7 +124,8 @@ fn make_key_file(path: &Path, random: &dyn Random) -> io::Result<()> {
 /// A malformed address, or a SQLite file that cannot be written.
 pub async fn open_store(config: &Config) -> Result<Store, StartFault> {
     let database = &config.database;
-    let options = StoreOptions { url: database.url.clone(), pool_size: database.pool_size, migrate: database.migrate };
+    let options =
+        StoreOptions { url: database.url.clone(), pool_size: database.pool_size, migrate: database.migrate };
     Ok(Store::open(&options).await?)
 }
 
@@ -148,12 +155,14 @@ pub async fn ring(store: &Store, config: &Config, keys: Keys, at: &Furniture) ->
                     salt
                 };
                 let salt = own_keys::salt(&mut writer, &id, fresh, now_ms).await?;
-                MasterKey::from_passphrase(passphrase.expose_secret(), &salt).map_err(|e| StartFault::one(format!("keys.ring.{id}: {e}")))?
+                MasterKey::from_passphrase(passphrase.expose_secret(), &salt)
+                    .map_err(|e| StartFault::one(format!("keys.ring.{id}: {e}")))?
             }
         };
         masters.push((id, master));
     }
-    let ring = KeyRing::new(&config.keys.current, masters).map_err(|e| StartFault::one(format!("keys: {e}")))?;
+    let ring =
+        KeyRing::new(&config.keys.current, masters).map_err(|e| StartFault::one(format!("keys: {e}")))?;
     own_keys::check_canaries(&mut writer, &ring, now_ms).await?;
     writer.commit().await?;
     Ok(ring)
@@ -215,7 +224,8 @@ pub async fn cookie_key(app: &App) -> Result<Zeroizing<Vec<u8>>, StartFault> {
         key
     };
     let mut writer = app.store.writer().await?;
-    let key = own_keys::find_or_insert(&mut writer, COOKIE_MAC, make, &app.setup().ring, app.now_ms()).await?;
+    let key =
+        own_keys::find_or_insert(&mut writer, COOKIE_MAC, make, &app.setup().ring, app.now_ms()).await?;
     writer.commit().await?;
     Ok(key)
 }

@@ -64,30 +64,16 @@ struct Lost<'a> {
 #[must_use]
 pub fn page(path: &str, headers: &[(String, String)], auth_prefix: &str) -> DemoPage {
     let path = path.split('?').next().unwrap_or_default();
-    let demo = Demo {
-        path,
-        auth_prefix,
-        guest: guest(headers),
-    };
+    let demo = Demo { path, auth_prefix, guest: guest(headers) };
     let (status, html) = match path {
         "/" => (200, Welcome { demo }.render()),
-        "/protected" => (
-            200,
-            Protected {
-                demo,
-                headers: received(headers),
-            }
-            .render(),
-        ),
+        "/protected" => (200, Protected { demo, headers: received(headers) }.render()),
         "/admin-only" => (200, Admin { demo }.render()),
         _ => (404, Lost { demo }.render()),
     };
     match html {
         Ok(html) => DemoPage { status, html },
-        Err(_) => DemoPage {
-            status: 500,
-            html: "The demo page could not be written.".to_owned(),
-        },
+        Err(_) => DemoPage { status: 500, html: "The demo page could not be written.".to_owned() },
     }
 }
 
@@ -95,16 +81,11 @@ fn guest(headers: &[(String, String)]) -> Option<Guest> {
     let user = value(headers, "X-Auth-User")?;
     let name = value(headers, "X-Auth-Name").or_else(|| value(headers, "X-Auth-Email"));
     let roles = value(headers, "X-Auth-Roles").map(list).unwrap_or_default();
-    Some(Guest {
-        name: decoded(name.unwrap_or(user)),
-        roles,
-    })
+    Some(Guest { name: decoded(name.unwrap_or(user)), roles })
 }
 
 fn value<'a>(headers: &'a [(String, String)], wanted: &str) -> Option<&'a str> {
-    let (_, value) = headers
-        .iter()
-        .find(|(name, _)| name.eq_ignore_ascii_case(wanted))?;
+    let (_, value) = headers.iter().find(|(name, _)| name.eq_ignore_ascii_case(wanted))?;
     Some(value)
 }
 
@@ -126,21 +107,14 @@ fn received(headers: &[(String, String)]) -> Vec<Received> {
             _ => vec![decoded(sent)],
         };
         let sent_as = sent.contains('%').then(|| sent.to_owned());
-        Some(Received {
-            name: name.to_owned(),
-            values,
-            sent_as,
-        })
+        Some(Received { name: name.to_owned(), values, sent_as })
     };
     IDENTITY.into_iter().filter_map(shown).collect()
 }
 
 /// A list is split before it is decoded: a comma inside an item travels as `%2C`.
 fn list(sent: &str) -> Vec<String> {
-    sent.split(',')
-        .filter(|item| !item.is_empty())
-        .map(decoded)
-        .collect()
+    sent.split(',').filter(|item| !item.is_empty()).map(decoded).collect()
 }
 
 fn decoded(sent: &str) -> String {

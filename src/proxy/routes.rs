@@ -54,9 +54,12 @@ impl Table {
     #[must_use]
     pub fn find(&self, path: &str, method: &str) -> Found<'_> {
         let segments: Vec<&str> = segments(path).collect();
-        let Some(best) = self.0.iter().find(|route| fits(&route.segments, &segments)) else { return Found::Nothing };
+        let Some(best) = self.0.iter().find(|route| fits(&route.segments, &segments)) else {
+            return Found::Nothing;
+        };
         let method = if method == "HEAD" { "GET" } else { method };
-        let takes = |route: &&Route| route.methods.as_ref().is_none_or(|methods| methods.iter().any(|m| m == method));
+        let takes =
+            |route: &&Route| route.methods.as_ref().is_none_or(|methods| methods.iter().any(|m| m == method));
         let same_path = self.0.iter().filter(|route| route.segments == best.segments);
         same_path.into_iter().find(takes).map_or(Found::OtherMethod, Found::Route)
     }
@@ -78,7 +81,13 @@ fn read(route: &config::Route) -> Route {
             literal => Segment::Literal(literal.to_owned()),
         })
         .collect();
-    Route { policy, upstream: route.upstream.clone(), attach: route.attach.clone(), segments, methods: route.methods.clone() }
+    Route {
+        policy,
+        upstream: route.upstream.clone(),
+        attach: route.attach.clone(),
+        segments,
+        methods: route.methods.clone(),
+    }
 }
 
 fn segments(path: &str) -> impl Iterator<Item = &str> {
@@ -89,7 +98,9 @@ fn fits(pattern: &[Segment], path: &[&str]) -> bool {
     match (pattern.split_first(), path.split_first()) {
         (None, None) => true,
         (Some((Segment::Rest, _)), _) => true,
-        (Some((Segment::Literal(literal), pattern)), Some((first, path))) => literal == first && fits(pattern, path),
+        (Some((Segment::Literal(literal), pattern)), Some((first, path))) => {
+            literal == first && fits(pattern, path)
+        }
         (Some((Segment::One, pattern)), Some((first, path))) => !first.is_empty() && fits(pattern, path),
         _ => false,
     }
@@ -104,7 +115,8 @@ pub fn canonical_path(raw: &str) -> Option<String> {
     while let Some((&byte, tail)) = rest.split_first() {
         if byte == b'%' {
             let (pair, after) = tail.split_at_checked(2)?;
-            let digits = std::str::from_utf8(pair).ok().filter(|text| text.bytes().all(|b| b.is_ascii_hexdigit()))?;
+            let digits =
+                std::str::from_utf8(pair).ok().filter(|text| text.bytes().all(|b| b.is_ascii_hexdigit()))?;
             let byte = u8::from_str_radix(digits, 16).ok()?;
             if matches!(byte, b'/' | b'\\' | b'%') {
                 return None;
@@ -122,7 +134,10 @@ pub fn canonical_path(raw: &str) -> Option<String> {
     let plain = path.starts_with('/')
         && !path.contains(['\\', ';'])
         && !path.chars().any(char::is_control)
-        && inner.iter().enumerate().all(|(at, segment)| !matches!(*segment, "." | "..") && (!segment.is_empty() || at == last));
+        && inner
+            .iter()
+            .enumerate()
+            .all(|(at, segment)| !matches!(*segment, "." | "..") && (!segment.is_empty() || at == last));
     plain.then_some(path)
 }
 
@@ -161,7 +176,13 @@ mod tests {
 
     #[test]
     fn the_longest_path_decides_alone() {
-        let table = table(&[("/**", None), ("/a/**", None), ("/a/*", None), ("/a/b", Some(&["GET"])), ("/a/b/c", None)]);
+        let table = table(&[
+            ("/**", None),
+            ("/a/**", None),
+            ("/a/*", None),
+            ("/a/b", Some(&["GET"])),
+            ("/a/b/c", None),
+        ]);
         assert_eq!(found(&table, "/", "GET"), "/**");
         assert_eq!(found(&table, "/a", "GET"), "/a/**");
         assert_eq!(found(&table, "/a/x", "GET"), "/a/*");
@@ -181,7 +202,28 @@ mod tests {
 
     #[test]
     fn px_08_only_one_reading_of_a_path_is_let_in() {
-        for raw in ["", "a", "//", "/a//b", "/./a", "/a/..", "/%2e%2e/a", "/a/%2E", "/a%2fb", "/a%5cb", "/a\\b", "/a;b", "/%00", "/%zz", "/%", "/%2", "/%252e", "/\u{7f}", "/%ff", "/a%3bb"] {
+        for raw in [
+            "",
+            "a",
+            "//",
+            "/a//b",
+            "/./a",
+            "/a/..",
+            "/%2e%2e/a",
+            "/a/%2E",
+            "/a%2fb",
+            "/a%5cb",
+            "/a\\b",
+            "/a;b",
+            "/%00",
+            "/%zz",
+            "/%",
+            "/%2",
+            "/%252e",
+            "/\u{7f}",
+            "/%ff",
+            "/a%3bb",
+        ] {
             assert_eq!(canonical_path(raw), None, "{raw}");
         }
         assert_eq!(canonical_path("/a%20b/%C3%BC").as_deref(), Some("/a b/ü"));

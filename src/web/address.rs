@@ -12,7 +12,11 @@ pub fn of_client(peer: Option<IpAddr>, headers: &HeaderMap, trusted: &[IpNet]) -
     if !is_trusted(&peer) {
         return Some(peer);
     }
-    let mut hops: Vec<&str> = headers.get_all("x-forwarded-for").filter_map(|value| value.to_str().ok()).flat_map(|text| text.split(',')).collect();
+    let mut hops: Vec<&str> = headers
+        .get_all("x-forwarded-for")
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|text| text.split(','))
+        .collect();
     let mut client = peer;
     while let Some(hop) = hops.pop() {
         match hop.trim().parse::<IpAddr>() {

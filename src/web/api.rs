@@ -12,12 +12,12 @@ use crate::flows::session::{self, Extent};
 type Answer = Result<HttpResponse, Refused>;
 
 /// `GET /auth/me`: an allow-list of facts, never a token.
-pub async fn me(door: web::Data<Door>, SignedIn(guest): SignedIn) -> Answer {
+pub async fn me(request: HttpRequest, door: web::Data<Door>, SignedIn(guest): SignedIn) -> Answer {
     let setup = door.app.setup();
     if setup.config.session.me_keeps_alive {
         session::note_activity(&door.app, &guest.session).await;
     }
-    let claims = session::exposed_claims(&door.app, &guest).await?;
+    let claims = session::exposed_claims(&door.app, &guest, &visitor(&request)).await?;
     Ok(HttpResponse::Ok().json(json!({
         "user": wire::user(&guest.user),
         "session": wire::session(&guest.session, setup.config.session.idle_ms),
@@ -36,7 +36,10 @@ pub async fn sessions(door: web::Data<Door>, SignedIn(guest): SignedIn) -> Answe
             let mut row = wire::session(one, idle_ms);
             if let Some(members) = row.as_object_mut() {
                 members.insert("current".to_owned(), (one.id == guest.session.id).into());
-                members.insert("device".to_owned(), views::device(one.user_agent.as_deref().unwrap_or_default()).into());
+                members.insert(
+                    "device".to_owned(),
+                    views::device(one.user_agent.as_deref().unwrap_or_default()).into(),
+                );
                 members.insert("ip".to_owned(), one.ip.clone().into());
                 members.insert("userAgent".to_owned(), one.user_agent.clone().into());
             }
@@ -47,7 +50,12 @@ pub async fn sessions(door: web::Data<Door>, SignedIn(guest): SignedIn) -> Answe
 }
 
 /// `DELETE /auth/sessions/{id}`
-pub async fn end_one(request: HttpRequest, door: web::Data<Door>, signed_in: SignedIn, id: web::Path<String>) -> Answer {
+pub async fn end_one(
+    request: HttpRequest,
+    door: web::Data<Door>,
+    signed_in: SignedIn,
+    id: web::Path<String>,
+) -> Answer {
     session::end_one(&door.app, &signed_in.0, &id, &visitor(&request)).await?;
     Ok(HttpResponse::NoContent().finish())
 }
@@ -59,7 +67,13 @@ pub struct EndQuery {
 }
 
 /// `DELETE /auth/sessions`: all others, or with `?all=true` this one too.
-pub async fn end_many(request: HttpRequest, door: web::Data<Door>, signed_in: SignedIn, query: web::Query<EndQuery>, cookie: Cookie) -> Answer {
+pub async fn end_many(
+    request: HttpRequest,
+    door: web::Data<Door>,
+    signed_in: SignedIn,
+    query: web::Query<EndQuery>,
+    cookie: Cookie,
+) -> Answer {
     let extent = if query.all { Extent::All } else { Extent::Others };
     session::end_many(&door.app, &signed_in.0, extent, &visitor(&request)).await?;
     if extent == Extent::All {

@@ -22,7 +22,8 @@ const DEMO: &str = "builtin:demo";
 /// The handler of last resort.
 pub async fn answer(request: HttpRequest, door: web::Data<Door>) -> Answer {
     let setup = door.app.setup();
-    let path = routes::canonical_path(request.path()).ok_or(Error::InvalidRequest("The path can be read in more than one way."))?;
+    let path = routes::canonical_path(request.path())
+        .ok_or(Error::InvalidRequest("The path can be read in more than one way."))?;
     let route = match setup.routes.find(&path, request.method().as_str()) {
         Found::Route(route) => route,
         Found::OtherMethod => return Err(Refused(Error::MethodNotAllowed)),
@@ -32,7 +33,9 @@ pub async fn answer(request: HttpRequest, door: web::Data<Door>) -> Answer {
     let facts = guest.as_ref().map(|guest| (&guest.user, &guest.session));
     match route.policy.judge(facts, door.app.now_ms()) {
         Verdict::Pass => {}
-        Verdict::SignIn | Verdict::StepUp if may_redirect(&request) => return Ok(to_login(&request, &door, route, guest.is_some())),
+        Verdict::SignIn | Verdict::StepUp if may_redirect(&request) => {
+            return Ok(to_login(&request, &door, route, guest.is_some()));
+        }
         Verdict::SignIn | Verdict::StepUp => return Err(Refused(Error::NotSignedIn)),
         Verdict::Forbid => return Err(Refused(Error::NotAllowed)),
     }
@@ -40,7 +43,8 @@ pub async fn answer(request: HttpRequest, door: web::Data<Door>) -> Answer {
     if let Some(guest) = &guest {
         session::note_activity(&door.app, &guest.session).await;
     }
-    let upstream = setup.config.upstreams.iter().find(|upstream| Some(&upstream.id) == route.upstream.as_ref());
+    let upstream =
+        setup.config.upstreams.iter().find(|upstream| Some(&upstream.id) == route.upstream.as_ref());
     match upstream.and_then(|upstream| upstream.urls.first()).map(String::as_str) {
         Some(DEMO) => Ok(demo_page(&door, &path, guest.as_ref())),
         _ => Err(Refused(Error::UpstreamDown("this release proxies to builtin:demo alone".to_owned()))),
@@ -96,18 +100,34 @@ async fn check_origin(request: &HttpRequest, door: &Door, has_session: bool) -> 
         return Ok(());
     }
     let setup = door.app.setup();
-    if csrf::is_ours(request.headers(), &setup.config.server.public_url, &setup.config.cors.origins, csrf::Proof::Cookie) {
+    if csrf::is_ours(
+        request.headers(),
+        &setup.config.server.public_url,
+        &setup.config.cors.origins,
+        csrf::Proof::Cookie,
+    ) {
         return Ok(());
     }
     door.app.metrics.csrf_refused();
-    audit::refusal(&door.app, &Refusal { event: "request.refused", reason: "csrf", provider: None }, &visitor(request)).await;
+    audit::refusal(
+        &door.app,
+        &Refusal { event: "request.refused", reason: "csrf", provider: None },
+        &visitor(request),
+    )
+    .await;
     Err(Refused(Error::Csrf))
 }
 
 fn demo_page(door: &Door, path: &str, guest: Option<&Guest>) -> HttpResponse {
-    let headers: Vec<(String, String)> =
-        guest.into_iter().flat_map(|guest| identity::headers(&guest.user)).map(|(name, value)| (name.to_owned(), value)).collect();
+    let headers: Vec<(String, String)> = guest
+        .into_iter()
+        .flat_map(|guest| identity::headers(&guest.user))
+        .map(|(name, value)| (name.to_owned(), value))
+        .collect();
     let page = demo::page(path, &headers, &door.auth_prefix);
     let status = actix_web::http::StatusCode::from_u16(page.status).unwrap_or_default();
-    HttpResponse::build(status).content_type("text/html; charset=utf-8").insert_header(("referrer-policy", "same-origin")).body(page.html)
+    HttpResponse::build(status)
+        .content_type("text/html; charset=utf-8")
+        .insert_header(("referrer-policy", "same-origin"))
+        .body(page.html)
 }

@@ -42,7 +42,8 @@ impl Cookies {
 
     /// The cookie of a started login. A cross-site POST brings back only `SameSite=None` cookies, so form-post logins need that.
     pub fn attempt(&self, attempt: SealedAttempt, cross_site_post: bool) -> Cookie<'static> {
-        let mut cookie = Cookie::build(self.attempt_name(&attempt.tag), attempt.value).max_age(self.attempt_life).finish();
+        let mut cookie =
+            Cookie::build(self.attempt_name(&attempt.tag), attempt.value).max_age(self.attempt_life).finish();
         self.mark(&mut cookie, cross_site_post);
         cookie
     }
@@ -144,13 +145,26 @@ mod tests {
     fn ck_05_two_cookies_of_our_name_are_no_session() {
         assert_eq!(plain().session(&headers(&[b"doorward=a; doorward=b"])), SessionCookie::Doubled);
         assert_eq!(plain().session(&headers(&[b"doorward=a", b"x=1; doorward=a"])), SessionCookie::Doubled);
-        assert_eq!(plain().session(&headers(&[b"xdoorward=a; doorward=b; doorwardx=c"])), SessionCookie::One("b"));
+        assert_eq!(
+            plain().session(&headers(&[b"xdoorward=a; doorward=b; doorwardx=c"])),
+            SessionCookie::One("b")
+        );
         assert_eq!(plain().session(&headers(&[b"Doorward=a"])), SessionCookie::Absent);
     }
 
     #[test]
     fn ck_06_odd_headers_are_read_without_a_panic() {
-        for odd in [&b""[..], b";;;", b"=", b"====;", b"\"", b"doorward", b"doorward=\"a", b" ; doorward=", b"\xff\xfe=\x80"] {
+        for odd in [
+            &b""[..],
+            b";;;",
+            b"=",
+            b"====;",
+            b"\"",
+            b"doorward",
+            b"doorward=\"a",
+            b" ; doorward=",
+            b"\xff\xfe=\x80",
+        ] {
             let _ = plain().session(&headers(&[odd]));
             let _ = plain().attempts(&headers(&[odd]));
         }
@@ -162,8 +176,16 @@ mod tests {
     fn ck_01_over_https_every_cookie_is_bound_to_the_host() {
         let cookies = Cookies::new(true, 600_000);
         let attempt = cookies.attempt(SealedAttempt { tag: "0123abcd".into(), value: "v".into() }, false);
-        assert_eq!(attempt.to_string(), "__Host-doorward-login-0123abcd=v; HttpOnly; SameSite=Lax; Secure; Path=/; Max-Age=600");
-        assert!(cookies.no_session().to_string().starts_with("__Host-doorward=; HttpOnly; SameSite=Lax; Secure; Path=/; Max-Age=0"));
+        assert_eq!(
+            attempt.to_string(),
+            "__Host-doorward-login-0123abcd=v; HttpOnly; SameSite=Lax; Secure; Path=/; Max-Age=600"
+        );
+        assert!(
+            cookies
+                .no_session()
+                .to_string()
+                .starts_with("__Host-doorward=; HttpOnly; SameSite=Lax; Secure; Path=/; Max-Age=0")
+        );
     }
 
     proptest::proptest! {

@@ -45,7 +45,12 @@ mod tests {
         for (name, value) in pairs {
             headers.append(HeaderName::from_static(name), HeaderValue::from_static(value));
         }
-        is_ours(&headers, &Url::parse("https://app.example").unwrap(), &["https://spa.example".into()], Proof::Cookie)
+        is_ours(
+            &headers,
+            &Url::parse("https://app.example").unwrap(),
+            &["https://spa.example".into()],
+            Proof::Cookie,
+        )
     }
 
     #[test]

@@ -17,7 +17,10 @@ use crate::error::Error;
 use crate::flows::Visitor;
 use crate::flows::audit::{self, Refusal};
 
-pub async fn layer(mut request: ServiceRequest, next: Next<impl MessageBody + 'static>) -> Result<ServiceResponse<impl MessageBody>, actix_web::Error> {
+pub async fn layer(
+    mut request: ServiceRequest,
+    next: Next<impl MessageBody + 'static>,
+) -> Result<ServiceResponse<impl MessageBody>, actix_web::Error> {
     let Some(door) = request.app_data::<web::Data<Door>>().cloned() else {
         return Err(Refused(Error::Internal("the door is missing".to_owned())).into());
     };
@@ -35,7 +38,7 @@ pub async fn layer(mut request: ServiceRequest, next: Next<impl MessageBody + 's
     check_origin(&door, &request, held, &visitor).await?;
     let mut response = next.call(request).await?;
     // actix-session leaves a cookie alone whose session is gone; the browser would carry it for ever.
-    let opened = response.request().get_session().entries().contains_key("key");
+    let opened = response.request().extensions().get::<Opened>().is_some();
     if held && !opened && !sets_session(&door, &response) {
         let gone = door.cookies.no_session().to_string();
         if let Ok(value) = HeaderValue::from_str(&gone) {
@@ -43,6 +46,20 @@ pub async fn layer(mut request: ServiceRequest, next: Next<impl MessageBody + 's
         }
     }
     Ok(response)
+}
+
+/// Marks a request whose cookie opened a session.
+struct Opened;
+
+/// Stands inside actix-session, which empties the session's state on the way out.
+pub async fn inside(
+    request: ServiceRequest,
+    next: Next<impl MessageBody + 'static>,
+) -> Result<ServiceResponse<impl MessageBody>, actix_web::Error> {
+    if request.get_session().entries().contains_key("key") {
+        request.extensions_mut().insert(Opened);
+    }
+    next.call(request).await
 }
 
 fn sets_session(door: &Door, response: &ServiceResponse<impl MessageBody>) -> bool {
@@ -54,7 +71,11 @@ fn sets_session(door: &Door, response: &ServiceResponse<impl MessageBody>) -> bo
 fn forget_session(door: &Door, request: &mut ServiceRequest) {
     let start = format!("{}=", door.cookies.session_name());
     let texts = request.headers().get_all(COOKIE).filter_map(|value| value.to_str().ok());
-    let kept: Vec<&str> = texts.flat_map(|text| text.split(';')).map(str::trim).filter(|pair| !pair.starts_with(&start)).collect();
+    let kept: Vec<&str> = texts
+        .flat_map(|text| text.split(';'))
+        .map(str::trim)
+        .filter(|pair| !pair.starts_with(&start))
+        .collect();
     let kept = HeaderValue::from_str(&kept.join("; ")).ok();
     request.headers_mut().remove(COOKIE);
     if let Some(kept) = kept {
@@ -63,8 +84,16 @@ fn forget_session(door: &Door, request: &mut ServiceRequest) {
 }
 
 /// Our own unsafe endpoints. The callback's form post comes from the provider by design, and its sealed attempt is its proof.
-async fn check_origin(door: &Door, request: &ServiceRequest, has_cookie: bool, visitor: &Visitor) -> Result<(), Refused> {
-    let is_callback = request.path().strip_prefix(door.auth_prefix.as_str()).is_some_and(|rest| rest.starts_with("/callback/"));
+async fn check_origin(
+    door: &Door,
+    request: &ServiceRequest,
+    has_cookie: bool,
+    visitor: &Visitor,
+) -> Result<(), Refused> {
+    let is_callback = request
+        .path()
+        .strip_prefix(door.auth_prefix.as_str())
+        .is_some_and(|rest| rest.starts_with("/callback/"));
     if csrf::is_safe(request.method()) || is_callback {
         return Ok(());
     }
@@ -74,6 +103,7 @@ async fn check_origin(door: &Door, request: &ServiceRequest, has_cookie: bool, v
         return Ok(());
     }
     door.app.metrics.csrf_refused();
-    audit::refusal(&door.app, &Refusal { event: "request.refused", reason: "csrf", provider: None }, visitor).await;
+    audit::refusal(&door.app, &Refusal { event: "request.refused", reason: "csrf", provider: None }, visitor)
+        .await;
     Err(Refused(Error::Csrf))
 }

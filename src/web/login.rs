@@ -50,16 +50,43 @@ fn read(door: &Door, query: &str) -> Result<LoginRequest, Error> {
         if seen.contains(&name) {
             return Err(Error::InvalidRequest("A parameter of the sign-in link appears twice."));
         }
-        let short = || (value.len() <= HINT_MAX && !value.chars().any(char::is_control)).then(|| value.to_string());
-        let needed = |found: Option<String>| found.map(Some).ok_or(Error::InvalidRequest("A parameter of the sign-in link is too long or not plain text."));
+        let short =
+            || (value.len() <= HINT_MAX && !value.chars().any(char::is_control)).then(|| value.to_string());
+        let needed = |found: Option<String>| {
+            found.map(Some).ok_or(Error::InvalidRequest(
+                "A parameter of the sign-in link is too long or not plain text.",
+            ))
+        };
         match name.as_ref() {
             "provider" => asked.provider = needed(short())?,
             // A hostile address costs the visitor nothing: they simply land on the front page.
-            "return_to" | "target_link_uri" => asked.return_to = asked.return_to.take().or_else(|| ReturnTo::parse(&value, &setup.return_rules)),
+            "return_to" | "target_link_uri" => {
+                asked.return_to =
+                    asked.return_to.take().or_else(|| ReturnTo::parse(&value, &setup.return_rules))
+            }
             "login_hint" => asked.login_hint = needed(short())?,
-            "prompt" => asked.prompt = Some(Prompt::parse(&value).ok_or(Error::InvalidRequest("prompt is not one that is known here."))?),
-            "max_age" => asked.max_age = Some(value.parse().map_err(|_| Error::InvalidRequest("max_age is not a number of seconds."))?),
-            "acr_values" => asked.acr_values = needed(short())?.unwrap_or_default().split(' ').filter(|acr| !acr.is_empty()).take(ACR_VALUES_MAX).map(str::to_owned).collect(),
+            "prompt" => {
+                asked.prompt = Some(
+                    Prompt::parse(&value)
+                        .ok_or(Error::InvalidRequest("prompt is not one that is known here."))?,
+                )
+            }
+            "max_age" => {
+                asked.max_age = Some(
+                    value
+                        .parse()
+                        .map_err(|_| Error::InvalidRequest("max_age is not a number of seconds."))?,
+                )
+            }
+            "acr_values" => {
+                asked.acr_values = needed(short())?
+                    .unwrap_or_default()
+                    .split(' ')
+                    .filter(|acr| !acr.is_empty())
+                    .take(ACR_VALUES_MAX)
+                    .map(str::to_owned)
+                    .collect()
+            }
             "organization" => asked.organization = needed(short())?,
             "screen" => asked.signup = value == "signup",
             "iss" => asked.issuer = needed(short())?,
@@ -87,20 +114,33 @@ pub fn see_other(location: &str) -> actix_web::HttpResponseBuilder {
 }
 
 /// `GET /auth/callback/{provider}`
-pub async fn finish_get(request: HttpRequest, provider: web::Path<String>, door: web::Data<Door>, cookie: Cookie, guest: MaybeGuest) -> Answer {
+pub async fn finish_get(
+    request: HttpRequest,
+    provider: web::Path<String>,
+    door: web::Data<Door>,
+    cookie: Cookie,
+    guest: MaybeGuest,
+) -> Answer {
     expect_mode(&door, &provider, ResponseMode::Query)?;
     let query = request.query_string().to_owned();
     finish(&request, &provider, &query, Caller { door: &door, cookie: &cookie, guest: &guest }).await
 }
 
 /// `POST /auth/callback/{provider}`, for `response_mode = "form_post"` alone.
-pub async fn finish_post(request: HttpRequest, provider: web::Path<String>, body: web::Bytes, door: web::Data<Door>, cookie: Cookie) -> Answer {
+pub async fn finish_post(
+    request: HttpRequest,
+    provider: web::Path<String>,
+    body: web::Bytes,
+    door: web::Data<Door>,
+    cookie: Cookie,
+) -> Answer {
     expect_mode(&door, &provider, ResponseMode::FormPost)?;
     if body.len() > FORM_MAX {
         return Err(Refused(Error::TooLarge));
     }
     let form = String::from_utf8_lossy(&body).into_owned();
-    finish(&request, &provider, &form, Caller { door: &door, cookie: &cookie, guest: &MaybeGuest(None) }).await
+    finish(&request, &provider, &form, Caller { door: &door, cookie: &cookie, guest: &MaybeGuest(None) })
+        .await
 }
 
 fn expect_mode(door: &Door, provider: &str, mode: ResponseMode) -> Result<(), Refused> {
@@ -117,7 +157,9 @@ struct Caller<'a> {
 }
 
 async fn finish(request: &HttpRequest, provider: &str, parameters: &str, by: Caller<'_>) -> Answer {
-    let state = url::form_urlencoded::parse(parameters.as_bytes()).find(|(name, _)| name == "state").map(|(_, value)| value.into_owned());
+    let state = url::form_urlencoded::parse(parameters.as_bytes())
+        .find(|(name, _)| name == "state")
+        .map(|(_, value)| value.into_owned());
     let tag = LoginAttempt::tag(&state.unwrap_or_default());
     let held = by.door.cookies.attempts(request.headers());
     let cookie = held.iter().find(|attempt| attempt.tag == tag);
@@ -130,7 +172,13 @@ async fn finish(request: &HttpRequest, provider: &str, parameters: &str, by: Cal
     Ok(response)
 }
 
-async fn answer(request: &HttpRequest, provider: &str, parameters: &str, cookie: Option<&SealedAttempt>, by: &Caller<'_>) -> Answer {
+async fn answer(
+    request: &HttpRequest,
+    provider: &str,
+    parameters: &str,
+    cookie: Option<&SealedAttempt>,
+    by: &Caller<'_>,
+) -> Answer {
     let visitor = visitor(request);
     let callback = match Callback::parse(url::form_urlencoded::parse(parameters.as_bytes())) {
         Ok(callback) => callback,
@@ -140,7 +188,8 @@ async fn answer(request: &HttpRequest, provider: &str, parameters: &str, cookie:
         }
     };
     let previous = session::key(by.cookie);
-    let arrival = Arrival { provider, callback: &callback, cookie, previous: previous.as_ref(), visitor: &visitor };
+    let arrival =
+        Arrival { provider, callback: &callback, cookie, previous: previous.as_ref(), visitor: &visitor };
     let finished = login::finish(&by.door.app, &arrival).await;
     match finished {
         Ok(Finished::SignedIn { opened, return_to }) => signed_in(request, by, &opened, &return_to),

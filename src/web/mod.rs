@@ -65,10 +65,15 @@ impl Door {
         let host = server.public_url.host_str().unwrap_or_default();
         let port = server.public_url.port_or_known_default().unwrap_or_default();
         Self {
-            cookies: Cookies::new(server.public_url.scheme() == "https", setup.config.limits.login_attempt_ms),
+            cookies: Cookies::new(
+                server.public_url.scheme() == "https",
+                setup.config.limits.login_attempt_ms,
+            ),
             mac: Key::from(mac),
             auth_prefix: server.auth_prefix.clone(),
-            authority: origin.split_once("://").map_or_else(String::new, |(_, authority)| authority.to_owned()),
+            authority: origin
+                .split_once("://")
+                .map_or_else(String::new, |(_, authority)| authority.to_owned()),
             authority_with_port: format!("{host}:{port}"),
             origin,
             is_loopback: crate::domain::address::is_loopback_host(host),
@@ -81,7 +86,13 @@ impl Door {
     /// The content policy of our pages. A form may lead to us and, by the redirect after it, to a provider: browsers apply `form-action` to both.
     fn content_policy(&self) -> String {
         let setup = self.app.setup();
-        let mut forms: Vec<String> = setup.config.providers.iter().filter_map(|p| Url::parse(&p.issuer).ok()).map(|url| url.origin().ascii_serialization()).collect();
+        let mut forms: Vec<String> = setup
+            .config
+            .providers
+            .iter()
+            .filter_map(|p| Url::parse(&p.issuer).ok())
+            .map(|url| url.origin().ascii_serialization())
+            .collect();
         forms.sort_unstable();
         forms.dedup();
         format!(
@@ -102,6 +113,7 @@ pub fn routes(cfg: &mut web::ServiceConfig, door: &Door, dev_idp: Option<&DevIdp
         dev_idp.mount(cfg);
     }
     let own = web::scope(&door.auth_prefix)
+        .wrap(from_fn(guard::inside))
         .wrap(session::middleware(&door.app, &door.cookies, door.mac.clone()))
         .wrap(from_fn(guard::layer))
         .route("/login", web::get().to(login::start))

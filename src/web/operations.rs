@@ -32,7 +32,8 @@ async fn health() -> HttpResponse {
 /// the node out: who is signed in works on.
 async fn ready(app: web::Data<MaybeApp>) -> HttpResponse {
     let Some(app) = app.load_full() else {
-        return HttpResponse::ServiceUnavailable().json(json!({ "status": "not_ready", "database": "unavailable", "providers": {} }));
+        return HttpResponse::ServiceUnavailable()
+            .json(json!({ "status": "not_ready", "database": "unavailable", "providers": {} }));
     };
     let database = tokio::time::timeout(PROBE, app.store.ping()).await.is_ok_and(|pinged| pinged.is_ok());
     let setup = app.setup();

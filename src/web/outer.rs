@@ -4,7 +4,6 @@
 //! programs or a page for people; a panic becomes a 500 and the process lives on.
 
 use std::panic::AssertUnwindSafe;
-use std::sync::Arc;
 use std::time::Instant;
 
 use actix_web::body::{BoxBody, MessageBody};
@@ -39,7 +38,9 @@ enum Class {
 
 impl Class {
     fn of(door: &Door, path: &str) -> Self {
-        let under = |prefix: &str| path.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+        let under = |prefix: &str| {
+            path.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        };
         if under(&door.auth_prefix) {
             Self::Own
         } else if door.has_dev_idp && under("/dev-idp") {
@@ -69,7 +70,10 @@ struct Seen {
 }
 
 /// Runs a request through the house.
-pub async fn layer(request: ServiceRequest, next: Next<impl MessageBody + 'static>) -> Result<ServiceResponse<BoxBody>, actix_web::Error> {
+pub async fn layer(
+    request: ServiceRequest,
+    next: Next<impl MessageBody + 'static>,
+) -> Result<ServiceResponse<BoxBody>, actix_web::Error> {
     let Some(door) = request.app_data::<web::Data<Door>>().cloned() else {
         return Err(actix_web::error::ErrorInternalServerError("the door is missing"));
     };
@@ -80,7 +84,10 @@ pub async fn layer(request: ServiceRequest, next: Next<impl MessageBody + 'stati
 }
 
 async fn pass(
-    door: web::Data<Door>, seen: Seen, request: ServiceRequest, next: Next<impl MessageBody + 'static>,
+    door: web::Data<Door>,
+    seen: Seen,
+    request: ServiceRequest,
+    next: Next<impl MessageBody + 'static>,
 ) -> Result<ServiceResponse<BoxBody>, actix_web::Error> {
     if let Some(refused) = check(&door, &seen, &request) {
         let response = refused.unwrap_or_else(|error| finish_problem(&door, &seen, &Problem::of(&error)));
@@ -115,10 +122,18 @@ async fn pass(
 
 fn look(door: &Door, request: &ServiceRequest) -> Seen {
     let id = clock::token_128(&*door.app.random);
-    let client = super::address::of_client(request.peer_addr().map(|peer| peer.ip()), request.headers(), &door.app.setup().config.server.trusted_proxies);
+    let client = super::address::of_client(
+        request.peer_addr().map(|peer| peer.ip()),
+        request.headers(),
+        &door.app.setup().config.server.trusted_proxies,
+    );
     request.extensions_mut().insert(Visitor {
         address: client.map(|ip| ip.to_string()),
-        user_agent: request.headers().get(header::USER_AGENT).and_then(|value| value.to_str().ok()).map(str::to_owned),
+        user_agent: request
+            .headers()
+            .get(header::USER_AGENT)
+            .and_then(|value| value.to_str().ok())
+            .map(str::to_owned),
         request_id: id.clone(),
     });
     Seen {
@@ -138,7 +153,11 @@ pub fn wants_page(method: &Method, headers: &HeaderMap) -> bool {
     match text("sec-fetch-mode") {
         Some("navigate") => !text("accept").is_some_and(|accept| accept.contains("application/json")),
         Some(_) => false,
-        None => takes_html() && text("x-requested-with").is_none() && matches!(*method, Method::GET | Method::HEAD | Method::POST),
+        None => {
+            takes_html()
+                && text("x-requested-with").is_none()
+                && matches!(*method, Method::GET | Method::HEAD | Method::POST)
+        }
     }
 }
 
@@ -172,12 +191,17 @@ fn check_host(door: &Door, seen: &Seen, request: &ServiceRequest) -> Option<Resu
     if named.eq_ignore_ascii_case(&door.authority) || named.eq_ignore_ascii_case(&door.authority_with_port) {
         return None;
     }
-    let name = named.rsplit_once(':').map_or(named, |(name, port)| if port.bytes().all(|b| b.is_ascii_digit()) { name } else { named });
+    let name = named
+        .rsplit_once(':')
+        .map_or(named, |(name, port)| if port.bytes().all(|b| b.is_ascii_digit()) { name } else { named });
     let both_local = door.is_loopback && address::is_loopback_host(name);
     if both_local && matches!(seen.method, Method::GET | Method::HEAD) {
         let target = request.uri().path_and_query().map_or("/", |target| target.as_str());
         let location = format!("{}{target}", door.origin);
-        return Some(Ok(HttpResponse::SeeOther().insert_header((header::LOCATION, location)).insert_header((header::CACHE_CONTROL, "no-store")).finish()));
+        return Some(Ok(HttpResponse::SeeOther()
+            .insert_header((header::LOCATION, location))
+            .insert_header((header::CACHE_CONTROL, "no-store"))
+            .finish()));
     }
     Some(Err(Error::WrongHost))
 }
@@ -188,7 +212,8 @@ fn problem_in(seen: &Seen, response: &HttpResponse<BoxBody>) -> Option<Problem> 
         return Some(problem.clone());
     }
     let status = response.status();
-    (seen.class == Class::Own && (status.is_client_error() || status.is_server_error())).then(|| Problem::of_status(status.as_u16()))
+    (seen.class == Class::Own && (status.is_client_error() || status.is_server_error()))
+        .then(|| Problem::of_status(status.as_u16()))
 }
 
 /// An error that no handler made: the session store could not be asked, or a panic.
@@ -264,8 +289,9 @@ fn measure(door: &Door, seen: &Seen, status: StatusCode) {
     };
     let elapsed = seen.started.elapsed();
     door.app.metrics.http(seen.class.name(), method, status.as_u16(), elapsed.as_secs_f64());
-    tracing::info!(status = status.as_u16(), elapsed_us = u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX), "answered");
+    tracing::info!(
+        status = status.as_u16(),
+        elapsed_us = u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX),
+        "answered"
+    );
 }
-
-/// Shared by all workers.
-pub type SharedDoor = Arc<Door>;

@@ -21,7 +21,10 @@ type Answer = Result<HttpResponse, Refused>;
 /// A page. It may name itself to our own forms as their origin, which `no-referrer` would hide from browsers without `Sec-Fetch-Site`.
 fn page(template: &impl Template) -> Answer {
     let html = template.render().map_err(|e| Refused(Error::Internal(e.to_string())))?;
-    Ok(HttpResponse::Ok().content_type("text/html; charset=utf-8").insert_header((REFERRER_POLICY, "same-origin")).body(html))
+    Ok(HttpResponse::Ok()
+        .content_type("text/html; charset=utf-8")
+        .insert_header((REFERRER_POLICY, "same-origin"))
+        .body(html))
 }
 
 fn chrome(door: &Door, guest: Option<&Guest>) -> views::Chrome {
@@ -36,8 +39,12 @@ fn chrome(door: &Door, guest: Option<&Guest>) -> views::Chrome {
 /// The page of a problem, with one way on where there is one.
 pub fn problem(door: &Door, problem: &Problem, request_id: &str) -> Option<String> {
     let way_on = match problem.code {
-        "login_expired" | "login_failed" | "not_signed_in" | "login_cancelled" => Some(("Sign in", format!("{}/login", door.auth_prefix))),
-        "account_disabled" | "account_suspended" | "no_app_access" => Some(("Use another account", format!("{}/login?prompt=select_account", door.auth_prefix))),
+        "login_expired" | "login_failed" | "not_signed_in" | "login_cancelled" => {
+            Some(("Sign in", format!("{}/login", door.auth_prefix)))
+        }
+        "account_disabled" | "account_suspended" | "no_app_access" => {
+            Some(("Use another account", format!("{}/login?prompt=select_account", door.auth_prefix)))
+        }
         "no_route" | "not_found" | "not_allowed" => Some(("To the front page", "/".to_owned())),
         "csrf" => Some(("To your account", format!("{}/account", door.auth_prefix))),
         _ => None,
@@ -57,7 +64,8 @@ pub fn problem(door: &Door, problem: &Problem, request_id: &str) -> Option<Strin
 
 /// Several providers: each a link that keeps what was asked.
 pub fn choose(door: &Door, providers: &[(String, String)], query: &str) -> Answer {
-    let kept: Vec<(Cow<'_, str>, Cow<'_, str>)> = url::form_urlencoded::parse(query.as_bytes()).filter(|(name, _)| name != "provider").collect();
+    let kept: Vec<(Cow<'_, str>, Cow<'_, str>)> =
+        url::form_urlencoded::parse(query.as_bytes()).filter(|(name, _)| name != "provider").collect();
     let choices = providers
         .iter()
         .map(|(id, label)| {
@@ -92,14 +100,24 @@ pub async fn sign_out(door: web::Data<Door>, guest: MaybeGuest, query: web::Quer
 }
 
 /// `POST /auth/logout` by a browser: the session first, then the cookie, then the provider.
-pub async fn leave(request: HttpRequest, door: web::Data<Door>, cookie: Cookie, form: Option<web::Form<ReturnQuery>>) -> Answer {
+pub async fn leave(
+    request: HttpRequest,
+    door: web::Data<Door>,
+    cookie: Cookie,
+    form: Option<web::Form<ReturnQuery>>,
+) -> Answer {
     let return_to = form.and_then(|form| form.checked(&door));
     let key = super::session::key(&cookie);
     let left = logout::leave(&door.app, key.as_ref(), return_to, &visitor(&request)).await?;
     cookie.purge();
-    let next = left.provider_url.map_or_else(|| signed_out_at(&door, left.left_open.as_deref(), left.return_to.as_ref()), String::from);
+    let next = left.provider_url.map_or_else(
+        || signed_out_at(&door, left.left_open.as_deref(), left.return_to.as_ref()),
+        String::from,
+    );
     if super::login::accepts_json(&request) {
-        return Ok(HttpResponse::Ok().json(serde_json::json!({ "message": "Signed out.", "redirectTo": next })));
+        return Ok(
+            HttpResponse::Ok().json(serde_json::json!({ "message": "Signed out.", "redirectTo": next }))
+        );
     }
     Ok(see_other(&next).finish())
 }
@@ -133,7 +151,11 @@ pub async fn signed_out(door: web::Data<Door>, query: web::Query<SignedOutQuery>
         return Ok(see_other(to.as_str()).finish());
     }
     let labels = setup.labels();
-    let left_open = query.left_open.as_deref().and_then(|id| labels.get(id)).map(|label| format!("Your session at {label} may still be open."));
+    let left_open = query
+        .left_open
+        .as_deref()
+        .and_then(|id| labels.get(id))
+        .map(|label| format!("Your session at {label} may still be open."));
     let go_on = query.return_to.as_deref().and_then(|to| ReturnTo::parse(to, &setup.return_rules));
     page(&views::SignedOut {
         chrome: chrome(&door, None),
@@ -151,7 +173,8 @@ pub async fn account(door: web::Data<Door>, SignedIn(guest): SignedIn) -> Answer
     let labels = setup.labels();
     let label = |id: &str| labels.get(id).map_or_else(|| id.to_owned(), |label| (*label).to_owned());
     let profile = &guest.user.profile;
-    let rows: Vec<views::SessionRow> = sessions.iter().map(|session| row(session, &guest, label(&session.provider))).collect();
+    let rows: Vec<views::SessionRow> =
+        sessions.iter().map(|session| row(session, &guest, label(&session.provider))).collect();
     page(&views::Account {
         chrome: chrome(&door, Some(&guest)),
         user: views::Profile {
@@ -185,7 +208,12 @@ fn row(session: &Session, guest: &Guest, provider_label: String) -> views::Sessi
 }
 
 /// `POST /auth/account/sessions/{id}/end`
-pub async fn end_one(request: HttpRequest, door: web::Data<Door>, SignedIn(guest): SignedIn, id: web::Path<String>) -> Answer {
+pub async fn end_one(
+    request: HttpRequest,
+    door: web::Data<Door>,
+    SignedIn(guest): SignedIn,
+    id: web::Path<String>,
+) -> Answer {
     session::end_one(&door.app, &guest, &id, &visitor(&request)).await?;
     Ok(see_other(&format!("{}/account", door.auth_prefix)).finish())
 }
@@ -197,7 +225,12 @@ pub async fn end_others(request: HttpRequest, door: web::Data<Door>, SignedIn(gu
 }
 
 /// `POST /auth/account/sessions/end-all`: every other session, then this one with its farewell at the provider.
-pub async fn end_all(request: HttpRequest, door: web::Data<Door>, SignedIn(guest): SignedIn, cookie: Cookie) -> Answer {
+pub async fn end_all(
+    request: HttpRequest,
+    door: web::Data<Door>,
+    SignedIn(guest): SignedIn,
+    cookie: Cookie,
+) -> Answer {
     session::end_many(&door.app, &guest, Extent::Others, &visitor(&request)).await?;
     leave(request, door, cookie, None).await
 }

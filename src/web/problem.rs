@@ -26,30 +26,130 @@ impl Problem {
     #[must_use]
     pub fn of(error: &Error) -> Self {
         match error {
-            Error::InvalidRequest(detail) => of(400, "invalid_request", "This request cannot be understood", detail),
-            Error::LoginExpired => of(400, "login_expired", "This sign-in is over", "The sign-in was already used, took too long, or was begun in another browser. Nothing is lost: sign in again."),
-            Error::LoginFailed(_) => of(400, "login_failed", "Signing in did not work", "The answer of the sign-in service could not be accepted. Sign in again; if it keeps happening, give the request id to whoever runs this site."),
+            Error::InvalidRequest(detail) => {
+                of(400, "invalid_request", "This request cannot be understood", detail)
+            }
+            Error::LoginExpired => of(
+                400,
+                "login_expired",
+                "This sign-in is over",
+                "The sign-in was already used, took too long, or was begun in another browser. Nothing is lost: sign in again.",
+            ),
+            Error::LoginFailed(_) => of(
+                400,
+                "login_failed",
+                "Signing in did not work",
+                "The answer of the sign-in service could not be accepted. Sign in again; if it keeps happening, give the request id to whoever runs this site.",
+            ),
             Error::NotSignedIn => of(401, "not_signed_in", "You are not signed in", "Sign in to see this."),
-            Error::NotAllowed => of(403, "not_allowed", "This is not open to you", "You are signed in, and your account may not see this. Ask whoever runs this site if you need it."),
-            Error::Csrf => of(403, "csrf", "This request came from elsewhere", "Requests that change something must come from this site itself. Go back to it and try again there."),
-            Error::Denied(Denial::AccountDisabled) => of(403, "account_disabled", "This account is disabled", "Your organisation's sign-in service has switched this account off. Ask its administrators."),
-            Error::Denied(Denial::AccountSuspended) => of(403, "account_suspended", "This account is suspended here", "Whoever runs this site has suspended the account. Ask them."),
-            Error::Denied(Denial::NoAppAccess) => of(403, "no_app_access", "This account has no access here", "You signed in well, and this application is not open to your account. Ask whoever runs it."),
-            Error::LoginCancelled => of(403, "login_cancelled", "The sign-in was cancelled", "You turned back at the sign-in service, and nothing has happened. Sign in whenever you like."),
-            Error::NotFound => of(404, "not_found", "There is nothing here", "The address may be mistyped, or what was here is gone."),
-            Error::NotOffered => of(404, "not_offered", "This is not offered here", "This door does not offer that way in."),
-            Error::NoRoute => of(404, "no_route", "There is nothing here", "No page of this site has that address."),
-            Error::MethodNotAllowed => of(405, "method_not_allowed", "That cannot be done here", "This address exists and does not take that kind of request."),
-            Error::IdentityConflict => of(409, "identity_conflict", "This account cannot be told from another", "Another account already has the id that yours would get. Give the request id to whoever runs this site."),
-            Error::TooLarge => of(413, "too_large", "That is too much", "What was sent is larger than this address takes."),
-            Error::AddressTooLong => of(414, "too_large", "That address is too long", "Shorten the address and try again."),
-            Error::HeadTooLarge => of(431, "too_large", "The request head is too large", "Your browser sent more headers or cookies than fit. Clearing this site's cookies usually mends it."),
-            Error::WrongHost => of(421, "wrong_host", "This is another site's door", "The request names a host that this door does not stand for."),
-            Error::Internal(_) => of(500, "internal", "Something went wrong here", "It is not your fault. Try again; if it keeps happening, give the request id to whoever runs this site."),
-            Error::ProviderRefused(_) => of(502, "provider_error", "The sign-in service gave no usable answer", "Whoever runs this site has to look at it. Give them the request id."),
-            Error::UpstreamDown(_) => of(502, "upstream_error", "The application does not answer", "You are at the right door, and the application behind it cannot be reached."),
-            Error::ProviderDown(_) => of(503, "provider_unavailable", "The sign-in service does not answer", "It is down or slow at the moment. Who is signed in stays signed in; try again shortly."),
-            Error::DatabaseDown(_) => of(503, "database_unavailable", "This door is closed for a moment", "Its memory does not answer, and nobody is let in on a guess. Try again shortly."),
+            Error::NotAllowed => of(
+                403,
+                "not_allowed",
+                "This is not open to you",
+                "You are signed in, and your account may not see this. Ask whoever runs this site if you need it.",
+            ),
+            Error::Csrf => of(
+                403,
+                "csrf",
+                "This request came from elsewhere",
+                "Requests that change something must come from this site itself. Go back to it and try again there.",
+            ),
+            Error::Denied(Denial::AccountDisabled) => of(
+                403,
+                "account_disabled",
+                "This account is disabled",
+                "Your organisation's sign-in service has switched this account off. Ask its administrators.",
+            ),
+            Error::Denied(Denial::AccountSuspended) => of(
+                403,
+                "account_suspended",
+                "This account is suspended here",
+                "Whoever runs this site has suspended the account. Ask them.",
+            ),
+            Error::Denied(Denial::NoAppAccess) => of(
+                403,
+                "no_app_access",
+                "This account has no access here",
+                "You signed in well, and this application is not open to your account. Ask whoever runs it.",
+            ),
+            Error::LoginCancelled => of(
+                403,
+                "login_cancelled",
+                "The sign-in was cancelled",
+                "You turned back at the sign-in service, and nothing has happened. Sign in whenever you like.",
+            ),
+            Error::NotFound => of(
+                404,
+                "not_found",
+                "There is nothing here",
+                "The address may be mistyped, or what was here is gone.",
+            ),
+            Error::NotOffered => {
+                of(404, "not_offered", "This is not offered here", "This door does not offer that way in.")
+            }
+            Error::NoRoute => {
+                of(404, "no_route", "There is nothing here", "No page of this site has that address.")
+            }
+            Error::MethodNotAllowed => of(
+                405,
+                "method_not_allowed",
+                "That cannot be done here",
+                "This address exists and does not take that kind of request.",
+            ),
+            Error::IdentityConflict => of(
+                409,
+                "identity_conflict",
+                "This account cannot be told from another",
+                "Another account already has the id that yours would get. Give the request id to whoever runs this site.",
+            ),
+            Error::TooLarge => {
+                of(413, "too_large", "That is too much", "What was sent is larger than this address takes.")
+            }
+            Error::AddressTooLong => {
+                of(414, "too_large", "That address is too long", "Shorten the address and try again.")
+            }
+            Error::HeadTooLarge => of(
+                431,
+                "too_large",
+                "The request head is too large",
+                "Your browser sent more headers or cookies than fit. Clearing this site's cookies usually mends it.",
+            ),
+            Error::WrongHost => of(
+                421,
+                "wrong_host",
+                "This is another site's door",
+                "The request names a host that this door does not stand for.",
+            ),
+            Error::Internal(_) => of(
+                500,
+                "internal",
+                "Something went wrong here",
+                "It is not your fault. Try again; if it keeps happening, give the request id to whoever runs this site.",
+            ),
+            Error::ProviderRefused(_) => of(
+                502,
+                "provider_error",
+                "The sign-in service gave no usable answer",
+                "Whoever runs this site has to look at it. Give them the request id.",
+            ),
+            Error::UpstreamDown(_) => of(
+                502,
+                "upstream_error",
+                "The application does not answer",
+                "You are at the right door, and the application behind it cannot be reached.",
+            ),
+            Error::ProviderDown(_) => of(
+                503,
+                "provider_unavailable",
+                "The sign-in service does not answer",
+                "It is down or slow at the moment. Who is signed in stays signed in; try again shortly.",
+            ),
+            Error::DatabaseDown(_) => of(
+                503,
+                "database_unavailable",
+                "This door is closed for a moment",
+                "Its memory does not answer, and nobody is let in on a guess. Try again shortly.",
+            ),
         }
     }
 
@@ -118,7 +218,10 @@ impl ResponseError for Refused {
         // What the visitor is spared, the operator needs: the one place where an error is logged.
         match &self.0 {
             Error::Internal(_) => tracing::error!(error = %self.0, "request failed"),
-            Error::DatabaseDown(_) | Error::ProviderDown(_) | Error::ProviderRefused(_) | Error::UpstreamDown(_) => {
+            Error::DatabaseDown(_)
+            | Error::ProviderDown(_)
+            | Error::ProviderRefused(_)
+            | Error::UpstreamDown(_) => {
                 tracing::warn!(error = %self.0, "request failed");
             }
             _ => tracing::debug!(error = %self.0, "request refused"),

@@ -32,9 +32,11 @@ pub struct Rows(pub Arc<App>);
 impl SessionStore for Rows {
     async fn load(&self, key: &StoredKey) -> Result<Option<HashMap<String, String>>, LoadError> {
         let Some(key) = SessionKey::parse(key.as_ref()) else { return Ok(None) };
-        let found = session::find(&self.0, &key).await.map_err(|e| LoadError::Other(anyhow::Error::new(e)))?;
+        let found =
+            session::find(&self.0, &key).await.map_err(|e| LoadError::Other(anyhow::Error::new(e)))?;
         let Some(guest) = found else { return Ok(None) };
-        let text = |value: serde_json::Result<String>| value.map_err(|e| LoadError::Other(anyhow::Error::new(e)));
+        let text =
+            |value: serde_json::Result<String>| value.map_err(|e| LoadError::Other(anyhow::Error::new(e)));
         Ok(Some(HashMap::from([
             (GUEST.to_owned(), text(serde_json::to_string(&guest))?),
             (KEY.to_owned(), text(serde_json::to_string(key.expose()))?),
@@ -44,11 +46,17 @@ impl SessionStore for Rows {
     async fn save(&self, state: HashMap<String, String>, _ttl: &Duration) -> Result<StoredKey, SaveError> {
         let drawn: Option<String> = state.get(KEY).and_then(|json| serde_json::from_str(json).ok());
         // Nothing but a finished login may make a session.
-        let drawn = drawn.ok_or_else(|| SaveError::Other(anyhow::Error::msg("no login drew a key for this session")))?;
+        let drawn = drawn
+            .ok_or_else(|| SaveError::Other(anyhow::Error::msg("no login drew a key for this session")))?;
         StoredKey::try_from(drawn).map_err(|e| SaveError::Other(anyhow::Error::new(e)))
     }
 
-    async fn update(&self, key: StoredKey, _state: HashMap<String, String>, _ttl: &Duration) -> Result<StoredKey, UpdateError> {
+    async fn update(
+        &self,
+        key: StoredKey,
+        _state: HashMap<String, String>,
+        _ttl: &Duration,
+    ) -> Result<StoredKey, UpdateError> {
         Ok(key)
     }
 
@@ -68,7 +76,9 @@ impl SessionStore for Rows {
 pub fn middleware(app: &Arc<App>, cookies: &Cookies, mac: Key) -> SessionMiddleware<Rows> {
     let life = Duration::milliseconds(app.setup().config.session.overall_ms);
     // Set once at login and never sent again: its Max-Age is the session's own overall limit.
-    let lifecycle = PersistentSession::default().session_ttl(life).session_ttl_extension_policy(TtlExtensionPolicy::OnStateChanges);
+    let lifecycle = PersistentSession::default()
+        .session_ttl(life)
+        .session_ttl_extension_policy(TtlExtensionPolicy::OnStateChanges);
     SessionMiddleware::builder(Rows(Arc::clone(app)), mac)
         .cookie_name(cookies.session_name())
         .cookie_path("/".to_owned())

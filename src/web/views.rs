@@ -13,10 +13,7 @@ pub const STYLESHEET: &str = include_str!("../../static/doorward.css");
 /// The mark and favicon, served at `{auth_prefix}/static/doorward.svg` as `image/svg+xml`.
 pub const LOGO: &str = include_str!("../../static/doorward.svg");
 
-const ASSET_HASH: u64 = fnv1a(
-    LOGO.as_bytes(),
-    fnv1a(STYLESHEET.as_bytes(), 0xcbf2_9ce4_8422_2325),
-);
+const ASSET_HASH: u64 = fnv1a(LOGO.as_bytes(), fnv1a(STYLESHEET.as_bytes(), 0xcbf2_9ce4_8422_2325));
 
 /// Sixteen hex digits that change with the static files, so that a file asked for with this `v` may
 /// be cached forever.
@@ -214,20 +211,11 @@ pub struct Moment {
 /// is none.
 #[must_use]
 pub fn initials(name: &str) -> String {
-    let mut words = name
-        .split_whitespace()
-        .filter_map(|word| word.chars().find(|letter| letter.is_alphanumeric()));
+    let mut words =
+        name.split_whitespace().filter_map(|word| word.chars().find(|letter| letter.is_alphanumeric()));
     let (first, last) = (words.next(), words.next_back());
-    let letters: String = first
-        .into_iter()
-        .chain(last)
-        .flat_map(char::to_uppercase)
-        .collect();
-    if letters.is_empty() {
-        "?".to_owned()
-    } else {
-        letters
-    }
+    let letters: String = first.into_iter().chain(last).flat_map(char::to_uppercase).collect();
+    if letters.is_empty() { "?".to_owned() } else { letters }
 }
 
 /// A user agent in a few words for the sessions list. Order matters: most browsers also name the
@@ -254,10 +242,7 @@ pub fn device(user_agent: &str) -> String {
         ("Linux", "Linux"),
     ];
     let named = |table: &[(&str, &'static str)]| {
-        table
-            .iter()
-            .find(|(sign, _)| user_agent.contains(sign))
-            .map(|(_, name)| *name)
+        table.iter().find(|(sign, _)| user_agent.contains(sign)).map(|(_, name)| *name)
     };
     match (named(&BROWSERS), named(&SYSTEMS)) {
         (Some(browser), Some(system)) => format!("{browser} on {system}"),

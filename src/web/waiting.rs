@@ -12,5 +12,8 @@ pub async fn closed(_request: HttpRequest) -> HttpResponse {
     for header in problem.headers() {
         response.insert_header(header);
     }
-    response.insert_header(("cache-control", "no-store")).content_type("application/problem+json").body(problem.json("starting"))
+    response
+        .insert_header(("cache-control", "no-store"))
+        .content_type("application/problem+json")
+        .body(problem.json("starting"))
 }

@@ -7,7 +7,8 @@ use time::macros::format_description;
 
 use crate::domain::{Session, User};
 
-const MOMENT: &[BorrowedFormatItem<'static>] = format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]Z");
+const MOMENT: &[BorrowedFormatItem<'static>] =
+    format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]Z");
 
 /// A moment for programs.
 pub fn time(ms: i64) -> String {

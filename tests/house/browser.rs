@@ -62,9 +62,7 @@ impl Page {
     /// Every `Set-Cookie` line that parses, in order, accepted by the jar or not.
     pub fn set_cookies(&self) -> Vec<SetCookie> {
         let lines = self.headers.get_all("set-cookie").iter();
-        lines
-            .filter_map(|line| SetCookie::parse(line.to_str().ok()?))
-            .collect()
+        lines.filter_map(|line| SetCookie::parse(line.to_str().ok()?)).collect()
     }
 
     pub fn text(&self) -> String {
@@ -168,14 +166,12 @@ impl Browser {
 
     /// As [`Self::get`], for a server that may be down.
     pub async fn try_get(&self, path: &str) -> reqwest::Result<Page> {
-        self.try_send(self.request(Method::GET, path, Mode::Bare))
-            .await
+        self.try_send(self.request(Method::GET, path, Mode::Bare)).await
     }
 
     /// The person types the address.
     pub async fn navigate(&self, path: &str) -> Page {
-        self.send(self.request(Method::GET, path, Mode::Typed))
-            .await
+        self.send(self.request(Method::GET, path, Mode::Typed)).await
     }
 
     /// The person clicks a link on a page of `from`.
@@ -186,13 +182,11 @@ impl Browser {
 
     /// A script of the base page asks for JSON.
     pub async fn get_json(&self, path: &str) -> Page {
-        self.send(self.request(Method::GET, path, Mode::Script))
-            .await
+        self.send(self.request(Method::GET, path, Mode::Script)).await
     }
 
     pub async fn delete(&self, path: &str) -> Page {
-        self.send(self.request(Method::DELETE, path, Mode::Script))
-            .await
+        self.send(self.request(Method::DELETE, path, Mode::Script)).await
     }
 
     pub async fn post_json(&self, path: &str, body: &Value) -> Page {
@@ -210,9 +204,7 @@ impl Browser {
     pub async fn post_form_from(&self, from: &str, path: &str, fields: &[(&str, &str)]) -> Page {
         let mode = from_page(&self.url(from), &self.url(path));
         let mut request = self.request(Method::POST, path, mode);
-        let form = url::form_urlencoded::Serializer::new(String::new())
-            .extend_pairs(fields)
-            .finish();
+        let form = url::form_urlencoded::Serializer::new(String::new()).extend_pairs(fields).finish();
         request.body = Some(("application/x-www-form-urlencoded", form.into_bytes()));
         self.send(request).await
     }
@@ -224,15 +216,10 @@ impl Browser {
             fields.retain(|(known, _)| known != name);
             fields.push(((*name).into(), (*value).into()));
         }
-        let fields: Vec<_> = fields
-            .iter()
-            .map(|(n, v)| (n.as_str(), v.as_str()))
-            .collect();
+        let fields: Vec<_> = fields.iter().map(|(n, v)| (n.as_str(), v.as_str())).collect();
         let mut action = page.url.join(&form.action).unwrap();
         if form.method == "post" {
-            return self
-                .post_form_from(page.url.as_str(), action.as_str(), &fields)
-                .await;
+            return self.post_form_from(page.url.as_str(), action.as_str(), &fields).await;
         }
         action.query_pairs_mut().clear().extend_pairs(fields);
         self.click(page.url.as_str(), action.as_str()).await
@@ -298,11 +285,7 @@ impl Browser {
         if self.base.scheme() == "https" {
             attributes.push(("Secure".into(), String::new()));
         }
-        let cookie = SetCookie {
-            name: name.into(),
-            value: value.into(),
-            attributes,
-        };
+        let cookie = SetCookie { name: name.into(), value: value.into(), attributes };
         let now = self.now_ms();
         self.jar.lock().unwrap().store(&cookie, &self.base, now);
     }
@@ -317,12 +300,7 @@ impl Browser {
     }
 
     fn request(&self, method: Method, path: &str, mode: Mode) -> Request {
-        Request {
-            method,
-            url: self.url(path),
-            mode,
-            body: None,
-        }
+        Request { method, url: self.url(path), mode, body: None }
     }
 
     async fn send(&self, request: Request) -> Page {
@@ -361,17 +339,9 @@ impl Browser {
             set(&mut headers, "cookie", &cookies);
         }
         let mut target = url.to_string();
-        if let Some(wire) = self
-            .wire
-            .as_ref()
-            .filter(|_| url.origin() == self.base.origin())
-        {
+        if let Some(wire) = self.wire.as_ref().filter(|_| url.origin() == self.base.origin()) {
             let public = url.origin().ascii_serialization();
-            set(
-                &mut headers,
-                "host",
-                public.split_once("://").map_or("", |(_, host)| host),
-            );
+            set(&mut headers, "host", public.split_once("://").map_or("", |(_, host)| host));
             target = target.replacen(&public, wire, 1);
         }
         for (name, value) in &self.extra {
@@ -399,12 +369,9 @@ impl Browser {
                 ("application/json", "cors", "empty", site_name(site))
             }
         };
-        for (name, value) in [
-            ("accept", accept),
-            ("sec-fetch-mode", mode),
-            ("sec-fetch-dest", dest),
-            ("sec-fetch-site", site),
-        ] {
+        for (name, value) in
+            [("accept", accept), ("sec-fetch-mode", mode), ("sec-fetch-dest", dest), ("sec-fetch-site", site)]
+        {
             set(&mut headers, name, value);
         }
         if request.method != Method::GET && request.method != Method::HEAD {

@@ -27,10 +27,7 @@ pub fn friendly_return_addresses() -> Vec<String> {
 }
 
 fn decode(text: &str) -> Vec<String> {
-    text.lines()
-        .filter(|line| !line.is_empty() && !line.starts_with("\\;"))
-        .map(unescape)
-        .collect()
+    text.lines().filter(|line| !line.is_empty() && !line.starts_with("\\;")).map(unescape).collect()
 }
 
 fn unescape(line: &str) -> String {
@@ -49,9 +46,7 @@ fn unescape(line: &str) -> String {
             Some('u') => {
                 let (hex, after) = tail.as_str().split_once('}').unwrap_or_default();
                 tail = after.chars();
-                let code = hex
-                    .strip_prefix('{')
-                    .map(|hex| u32::from_str_radix(hex, 16));
+                let code = hex.strip_prefix('{').map(|hex| u32::from_str_radix(hex, 16));
                 code.and_then(|code| char::from_u32(code.ok()?))
                     .unwrap_or_else(|| panic!("bad \\u in {line}"))
             }
@@ -81,10 +76,7 @@ mod tests {
         let hostile: HashSet<_> = hostile_return_addresses().into_iter().collect();
         let own: HashSet<_> = own_routes().into_iter().collect();
         for friend in friendly_return_addresses() {
-            assert!(
-                !hostile.contains(&friend) && !own.contains(&friend),
-                "{friend}"
-            );
+            assert!(!hostile.contains(&friend) && !own.contains(&friend), "{friend}");
             assert!(friend.starts_with('/'), "{friend}");
         }
         assert!(own.is_disjoint(&hostile));

@@ -76,10 +76,7 @@ fn tags(html: &str) -> Vec<Tag> {
         rest = after;
         let inside = inside.trim_end_matches('/');
         let cut = inside.find(char::is_whitespace).unwrap_or(inside.len());
-        tags.push(Tag {
-            name: inside[..cut].to_ascii_lowercase(),
-            attributes: attributes(&inside[cut..]),
-        });
+        tags.push(Tag { name: inside[..cut].to_ascii_lowercase(), attributes: attributes(&inside[cut..]) });
     }
     tags
 }
@@ -102,18 +99,14 @@ fn attributes(text: &str) -> Vec<(String, String)> {
     let mut found = Vec::new();
     let mut rest = text.trim_start();
     while !rest.is_empty() {
-        let end = rest
-            .find(|c: char| c == '=' || c.is_whitespace())
-            .unwrap_or(rest.len());
+        let end = rest.find(|c: char| c == '=' || c.is_whitespace()).unwrap_or(rest.len());
         let name = rest[..end].to_ascii_lowercase();
         rest = rest[end..].trim_start();
         let mut value = "";
         if let Some(after) = rest.strip_prefix('=') {
             let after = after.trim_start();
             (value, rest) = match after.chars().next() {
-                Some(quote @ ('"' | '\'')) => {
-                    after[1..].split_once(quote).unwrap_or((&after[1..], ""))
-                }
+                Some(quote @ ('"' | '\'')) => after[1..].split_once(quote).unwrap_or((&after[1..], "")),
                 _ => after.split_at(after.find(char::is_whitespace).unwrap_or(after.len())),
             };
         }
@@ -170,10 +163,7 @@ mod tests {
         let expected = Form {
             action: "/a?b=1&c=2".into(),
             method: "post".into(),
-            fields: vec![
-                ("s".into(), "x > \"y'".into()),
-                ("user".into(), String::new()),
-            ],
+            fields: vec![("s".into(), "x > \"y'".into()), ("user".into(), String::new())],
             buttons: vec![("username".into(), "alice".into())],
         };
         assert_eq!(forms(html), [expected]);

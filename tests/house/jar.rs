@@ -36,19 +36,13 @@ impl SetCookie {
             let (name, value) = part.split_once('=').unwrap_or((part, ""));
             (name.trim().to_owned(), value.trim().to_owned())
         });
-        Some(Self {
-            name,
-            value,
-            attributes: attributes.filter(|(_, v)| v.len() <= 1024).collect(),
-        })
+        Some(Self { name, value, attributes: attributes.filter(|(_, v)| v.len() <= 1024).collect() })
     }
 
     /// The last attribute of this name, in any case: that one counts.
     pub fn attribute(&self, name: &str) -> Option<&str> {
         let mut known = self.attributes.iter().rev();
-        known
-            .find(|(n, _)| n.eq_ignore_ascii_case(name))
-            .map(|(_, value)| value.as_str())
+        known.find(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
     }
 
     pub fn has(&self, name: &str) -> bool {
@@ -60,13 +54,7 @@ impl SetCookie {
         let max_age = self.attribute("max-age").and_then(|text| {
             let digits = text.strip_prefix('-').unwrap_or(text);
             let good = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
-            good.then(|| {
-                if text.starts_with('-') {
-                    0
-                } else {
-                    text.parse().unwrap_or(i64::MAX)
-                }
-            })
+            good.then(|| if text.starts_with('-') { 0 } else { text.parse().unwrap_or(i64::MAX) })
         });
         let at = match max_age {
             Some(seconds) if seconds <= 0 => i64::MIN,
@@ -173,8 +161,7 @@ impl Jar {
     pub fn for_host(&self, url: &Url, now_ms: i64) -> Vec<Cookie> {
         let host = url.host_str().unwrap_or_default().to_ascii_lowercase();
         let fits = |cookie: &&Cookie| {
-            let host_fits =
-                cookie.host == host || (!cookie.host_only && domain_matches(&host, &cookie.host));
+            let host_fits = cookie.host == host || (!cookie.host_only && domain_matches(&host, &cookie.host));
             host_fits
                 && (!cookie.secure || url.scheme() == "https")
                 && cookie.expires_ms.is_none_or(|at| at > now_ms)
@@ -208,11 +195,8 @@ impl Jar {
 
 /// `__Host-` and `__Secure-` (section 4.1.3), in any case; hidden in a nameless value too.
 fn prefix_holds(set: &SetCookie, cookie: &Cookie) -> bool {
-    let name = if set.name.is_empty() {
-        set.value.to_ascii_lowercase()
-    } else {
-        set.name.to_ascii_lowercase()
-    };
+    let name =
+        if set.name.is_empty() { set.value.to_ascii_lowercase() } else { set.name.to_ascii_lowercase() };
     let (host, secure) = (name.starts_with("__host-"), name.starts_with("__secure-"));
     if set.name.is_empty() {
         return !host && !secure;
@@ -231,10 +215,7 @@ fn is_address(host: &str) -> bool {
 }
 
 fn domain_matches(host: &str, domain: &str) -> bool {
-    let longer = || {
-        host.strip_suffix(domain)
-            .is_some_and(|head| head.ends_with('.'))
-    };
+    let longer = || host.strip_suffix(domain).is_some_and(|head| head.ends_with('.'));
     host == domain || (!is_address(host) && longer())
 }
 
@@ -305,11 +286,7 @@ mod tests {
 
     #[test]
     fn cookies_end_by_age_by_date_and_by_deletion() {
-        let lines = [
-            "a=1; Max-Age=10",
-            "b=2; Expires=Thu, 01-Jan-1970 00:00:01 GMT",
-            "c=3",
-        ];
+        let lines = ["a=1; Max-Age=10", "b=2; Expires=Thu, 01-Jan-1970 00:00:01 GMT", "c=3"];
         let jar = jar_after("http://localhost/", &lines);
         assert_eq!(sent(&jar, "http://localhost/", 10_999), "a=1; c=3");
         assert_eq!(sent(&jar, "http://localhost/", 11_000), "c=3");
@@ -319,11 +296,9 @@ mod tests {
 
     #[test]
     fn a_date_is_read_in_the_forms_servers_write() {
-        for text in [
-            "Sun, 06 Nov 1994 08:49:37 GMT",
-            "Sunday, 06-Nov-94 08:49:37 GMT",
-            "Sun Nov  6 08:49:37 1994",
-        ] {
+        for text in
+            ["Sun, 06 Nov 1994 08:49:37 GMT", "Sunday, 06-Nov-94 08:49:37 GMT", "Sun Nov  6 08:49:37 1994"]
+        {
             assert_eq!(cookie_date(text), Some(784_111_777_000), "{text}");
         }
         assert_eq!(cookie_date("tomorrow"), None);
@@ -351,19 +326,13 @@ mod tests {
     fn the_path_decides_by_whole_segments_and_longer_ones_go_first() {
         let lines = ["a=1; Path=/", "b=2; Path=/auth", "c=3"];
         let jar = jar_after("http://localhost/auth/login", &lines);
-        assert_eq!(
-            sent(&jar, "http://localhost/auth/x", 2_000),
-            "b=2; c=3; a=1"
-        );
+        assert_eq!(sent(&jar, "http://localhost/auth/x", 2_000), "b=2; c=3; a=1");
         assert_eq!(sent(&jar, "http://localhost/authority", 2_000), "a=1");
     }
 
     #[test]
     fn a_foreign_domain_is_refused() {
-        let jar = jar_after(
-            "http://127.0.0.1/",
-            &["a=1; Domain=example.test", "b=2; Domain=1"],
-        );
+        let jar = jar_after("http://127.0.0.1/", &["a=1; Domain=example.test", "b=2; Domain=1"]);
         assert_eq!(sent(&jar, "http://127.0.0.1/", 2_000), "");
     }
 }

@@ -30,11 +30,7 @@ fn options(dir: &Path) -> InitOptions {
 }
 
 fn sources(dir: &Path) -> Sources {
-    Sources {
-        file: Some(dir.join("config.toml")),
-        folder: dir.into(),
-        environment: vec![],
-    }
+    Sources { file: Some(dir.join("config.toml")), folder: dir.into(), environment: vec![] }
 }
 
 #[test]
@@ -42,16 +38,10 @@ fn what_init_writes_loads_once_the_named_files_exist() {
     let dir = tempfile::tempdir().unwrap();
     let target = dir.path().join("new");
     let done = run(&options(&target), &mut Nobody, &mut counting).unwrap();
-    assert_eq!(
-        done.files,
-        [target.join("config.toml"), target.join("secrets/k1")]
-    );
+    assert_eq!(done.files, [target.join("config.toml"), target.join("secrets/k1")]);
     let faults = load(&sources(&target)).unwrap_err();
     let keys: Vec<_> = faults.iter().map(|fault| fault.key.as_str()).collect();
-    assert_eq!(
-        keys,
-        ["database.url_file", "provider.oidc.client_secret_file"]
-    );
+    assert_eq!(keys, ["database.url_file", "provider.oidc.client_secret_file"]);
     fs::write(target.join("secrets/database-url"), "postgres://d@db/d\n").unwrap();
     fs::write(target.join("secrets/oidc"), "s3cret\n").unwrap();
     let loaded = load(&sources(&target)).unwrap();
@@ -67,10 +57,7 @@ fn the_key_is_32_bytes_for_its_owner_alone() {
     let key = dir.path().join("secrets/k1");
     assert_eq!(fs::read(&key).unwrap().len(), 32);
     let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
-    assert_eq!(
-        (mode(&key), mode(&dir.path().join("secrets"))),
-        (0o600, 0o700)
-    );
+    assert_eq!((mode(&key), mode(&dir.path().join("secrets"))), (0o600, 0o700));
 }
 
 #[test]
@@ -90,11 +77,7 @@ fn nothing_is_written_when_one_file_is_in_the_way() {
 #[test]
 fn a_person_is_asked_only_for_what_is_missing() {
     let dir = tempfile::tempdir().unwrap();
-    let options = InitOptions {
-        kind: None,
-        public_url: None,
-        ..options(dir.path())
-    };
+    let options = InitOptions { kind: None, public_url: None, ..options(dir.path()) };
     let mut person = Person(vec!["", "https://door.test"]);
     let done = run(&options, &mut person, &mut counting).unwrap();
     let text = fs::read_to_string(&done.files[0]).unwrap();
@@ -105,47 +88,21 @@ fn a_person_is_asked_only_for_what_is_missing() {
 #[test]
 fn piped_input_is_not_asked_and_examples_are_named() {
     let dir = tempfile::tempdir().unwrap();
-    let options = InitOptions {
-        dir: dir.path().into(),
-        ..InitOptions::default()
-    };
+    let options = InitOptions { dir: dir.path().into(), ..InitOptions::default() };
     let done = run(&options, &mut Nobody, &mut counting).unwrap();
-    assert!(
-        done.left_to_do[0].contains("example of issuer"),
-        "{:?}",
-        done.left_to_do
-    );
-    assert!(
-        done.left_to_do[1].contains("example of public_url"),
-        "{:?}",
-        done.left_to_do
-    );
+    assert!(done.left_to_do[0].contains("example of issuer"), "{:?}", done.left_to_do);
+    assert!(done.left_to_do[1].contains("example of public_url"), "{:?}", done.left_to_do);
 }
 
 #[test]
 fn values_that_can_never_work_are_refused_before_anything_is_written() {
     let dir = tempfile::tempdir().unwrap();
     let wrong = [
-        InitOptions {
-            kind: Some("dev".into()),
-            ..options(dir.path())
-        },
-        InitOptions {
-            kind: Some("auth0".into()),
-            ..options(dir.path())
-        },
-        InitOptions {
-            issuer: Some("http://id.test".into()),
-            ..options(dir.path())
-        },
-        InitOptions {
-            client_id: Some(" ".into()),
-            ..options(dir.path())
-        },
-        InitOptions {
-            public_url: Some("http://app.test".into()),
-            ..options(dir.path())
-        },
+        InitOptions { kind: Some("dev".into()), ..options(dir.path()) },
+        InitOptions { kind: Some("auth0".into()), ..options(dir.path()) },
+        InitOptions { issuer: Some("http://id.test".into()), ..options(dir.path()) },
+        InitOptions { client_id: Some(" ".into()), ..options(dir.path()) },
+        InitOptions { public_url: Some("http://app.test".into()), ..options(dir.path()) },
     ];
     for options in wrong {
         let error = run(&options, &mut Nobody, &mut counting).unwrap_err();

@@ -9,11 +9,7 @@ fn secret_files_must_be_readable_and_filled() {
     let folder = Folder::new();
     folder.write("empty", "\n");
     folder.write("large", &"x".repeat(70_000));
-    for (name, problem) in [
-        ("absent", "cannot read"),
-        ("empty", "is empty"),
-        ("large", "64 KiB"),
-    ] {
+    for (name, problem) in [("absent", "cannot read"), ("empty", "is empty"), ("large", "64 KiB")] {
         let text = GOOD.replace("\"secret\"", &format!("\"{name}\""));
         let faults = folder.load_with(&text, &[]).unwrap_err();
         one_fault(faults, "provider.keycloak.client_secret_file", problem);
@@ -24,9 +20,7 @@ fn secret_files_must_be_readable_and_filled() {
 fn a_syntax_error_is_one_fault_with_line_and_column_and_quotes_nothing() {
     let text = "[database]\nurl = \"postgres://d:canary@db\n";
     let faults = Folder::new().load_with(text, &[]).unwrap_err();
-    let [fault] = faults.as_slice() else {
-        panic!("{faults:?}")
-    };
+    let [fault] = faults.as_slice() else { panic!("{faults:?}") };
     assert_eq!(fault.origin, "config.toml:2");
     assert!(fault.problem.starts_with("column "), "{fault}");
     assert!(!fault.to_string().contains("canary"), "{fault}");
@@ -36,36 +30,18 @@ fn a_syntax_error_is_one_fault_with_line_and_column_and_quotes_nothing() {
 fn no_secret_shows_in_debug_or_in_the_masked_print() {
     let environment = [
         ("DOORWARD__KEYS__RING__K1__VALUE", KEY),
-        (
-            "DOORWARD__PROVIDER__KEYCLOAK__ADMIN",
-            "{ client_id = 'a', client_secret = 'x-canary' }",
-        ),
-        (
-            "DOORWARD__PROVIDER__KEYCLOAK__WEBHOOK",
-            "{ secret = 'w-canary' }",
-        ),
-        (
-            "DOORWARD__PROVIDER__KEYCLOAK__EXTRA_AUTH_PARAMS",
-            "{ api_key = 'e-canary' }",
-        ),
+        ("DOORWARD__PROVIDER__KEYCLOAK__ADMIN", "{ client_id = 'a', client_secret = 'x-canary' }"),
+        ("DOORWARD__PROVIDER__KEYCLOAK__WEBHOOK", "{ secret = 'w-canary' }"),
+        ("DOORWARD__PROVIDER__KEYCLOAK__EXTRA_AUTH_PARAMS", "{ api_key = 'e-canary' }"),
     ];
     let hook = "[[webhook_out]]\nurl = \"https://h.example/?t=q-canary\"\nsecret = \"o-canary\"\n";
     let loaded = more(hook, &environment).unwrap();
     let masked = loaded.config.masked();
-    assert!(
-        !masked.contains("canary") && !masked.contains(KEY),
-        "{masked}"
-    );
+    assert!(!masked.contains("canary") && !masked.contains(KEY), "{masked}");
     let debug = format!("{loaded:?}");
-    for secret in [
-        "password-canary",
-        "first-secret",
-        "second-secret",
-        "x-canary",
-        "w-canary",
-        "o-canary",
-        KEY,
-    ] {
+    for secret in
+        ["password-canary", "first-secret", "second-secret", "x-canary", "w-canary", "o-canary", KEY]
+    {
         assert!(!debug.contains(secret), "{secret}");
     }
 }
@@ -82,12 +58,8 @@ fn the_masked_print_is_toml_that_says_the_same() {
         .replacen("url = \"***\"", "url_file = \"database-url\"", 1)
         .replace("k1 = { file = ", "k1 = { file = \"k1\" } # ");
     let again = folder.load_with(&readable, &[]).unwrap().config.masked();
-    let but_keys = |text: &str| {
-        text.lines()
-            .filter(|l| !l.starts_with("k1"))
-            .map(str::to_owned)
-            .collect::<Vec<_>>()
-    };
+    let but_keys =
+        |text: &str| text.lines().filter(|l| !l.starts_with("k1")).map(str::to_owned).collect::<Vec<_>>();
     assert_eq!(but_keys(&again), but_keys(&masked));
 }
 
@@ -100,29 +72,17 @@ fn risky_settings_are_named_in_one_line_each_sc04() {
         ("DOORWARD__PROVIDER__KEYCLOAK__PASSWORD_LOGIN", "true"),
     ];
     let warnings = more("", &environment).unwrap().warnings;
-    let named = [
-        "trusted_proxies",
-        "operations_listen",
-        "limits.callback",
-        "password_login",
-    ];
+    let named = ["trusted_proxies", "operations_listen", "limits.callback", "password_login"];
     assert_eq!(warnings.len(), named.len(), "{warnings:?}");
     for word in named {
-        assert!(
-            warnings.iter().any(|line| line.contains(word)),
-            "{word}: {warnings:?}"
-        );
+        assert!(warnings.iter().any(|line| line.contains(word)), "{word}: {warnings:?}");
     }
 }
 
 fn never_panics(text: &str, variables: Vec<(String, String)>) {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("config.toml"), text).unwrap();
-    let sources = Sources {
-        file: None,
-        folder: folder.path().into(),
-        environment: variables,
-    };
+    let sources = Sources { file: None, folder: folder.path().into(), environment: variables };
     match load(&sources) {
         Ok(loaded) => drop(loaded.config.masked()),
         Err(faults) => assert!(!faults.is_empty()),
@@ -145,11 +105,7 @@ fn mangled() -> impl Strategy<Value = String> {
     (texts, any::<prop::sample::Index>(), values).prop_map(|(text, index, value)| {
         let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
         let at = index.index(lines.len());
-        let key = lines[at]
-            .split(" = ")
-            .next()
-            .unwrap_or_default()
-            .trim_start_matches("# ");
+        let key = lines[at].split(" = ").next().unwrap_or_default().trim_start_matches("# ");
         lines[at] = format!("{key} = {value}");
         lines.join("\n")
     })
@@ -188,9 +144,7 @@ fn a_password_inside_an_address_is_not_repeated() {
         .replace("https://id.example", "https://u:canary@id.example");
     let more = "[telemetry]\notlp_endpoint = 'https://u:canary@t'\n\
                 [cors]\norigins = ['http://u:canary@x']\n";
-    let faults = Folder::new()
-        .load_with(&format!("{text}{more}"), &[])
-        .unwrap_err();
+    let faults = Folder::new().load_with(&format!("{text}{more}"), &[]).unwrap_err();
     assert_eq!(faults.len(), 5, "{faults:#?}");
     for fault in faults {
         assert!(!fault.to_string().contains("canary"), "{fault}");
@@ -201,10 +155,6 @@ fn a_password_inside_an_address_is_not_repeated() {
 fn a_link_to_nowhere_never_becomes_the_development_set_up() {
     let folder = tempfile::tempdir().unwrap();
     std::os::unix::fs::symlink("nowhere", folder.path().join("config.toml")).unwrap();
-    let sources = Sources {
-        file: None,
-        folder: folder.path().into(),
-        environment: vec![],
-    };
+    let sources = Sources { file: None, folder: folder.path().into(), environment: vec![] };
     assert_eq!(load(&sources).unwrap_err()[0].origin, "config.toml");
 }

@@ -48,11 +48,7 @@ impl Answered {
     }
 
     pub(super) fn header(&self, name: &HeaderName) -> &str {
-        self.headers
-            .get(name)
-            .unwrap_or_else(|| panic!("no {name}"))
-            .to_str()
-            .unwrap()
+        self.headers.get(name).unwrap_or_else(|| panic!("no {name}")).to_str().unwrap()
     }
 
     pub(super) fn location(&self) -> Url {
@@ -63,9 +59,7 @@ impl Answered {
     pub(super) fn query(&self, name: &str) -> Option<String> {
         let found = self.location();
         let mut pairs = found.query_pairs();
-        pairs
-            .find(|(key, _)| key == name)
-            .map(|(_, value)| value.into_owned())
+        pairs.find(|(key, _)| key == name).map(|(_, value)| value.into_owned())
     }
 
     pub(super) fn cookie(&self) -> String {
@@ -95,27 +89,17 @@ pub(super) async fn site(idp: &DevIdp) -> Site {
 pub(super) async fn send(site: &Site, request: TestRequest) -> Answered {
     let response = (site.0)(request).await;
     let (status, headers) = (response.status(), response.headers().clone());
-    let body = actix_web::body::to_bytes(response.into_body())
-        .await
-        .unwrap_or_default();
-    Answered {
-        status,
-        headers,
-        body: String::from_utf8(body.to_vec()).unwrap(),
-    }
+    let body = actix_web::body::to_bytes(response.into_body()).await.unwrap_or_default();
+    Answered { status, headers, body: String::from_utf8(body.to_vec()).unwrap() }
 }
 
 pub(super) fn get(path: &str) -> TestRequest {
     let host = (header::HOST, "localhost:8080");
-    TestRequest::get()
-        .uri(&format!("/dev-idp{path}"))
-        .insert_header(host)
+    TestRequest::get().uri(&format!("/dev-idp{path}")).insert_header(host)
 }
 
 pub(super) fn post(path: &str, fields: &[(&str, &str)]) -> TestRequest {
-    let body = form_urlencoded::Serializer::new(String::new())
-        .extend_pairs(fields)
-        .finish();
+    let body = form_urlencoded::Serializer::new(String::new()).extend_pairs(fields).finish();
     TestRequest::post()
         .uri(&format!("/dev-idp{path}"))
         .insert_header((header::HOST, "localhost:8080"))
@@ -140,18 +124,13 @@ pub(super) fn request_fields() -> Vec<(&'static str, String)> {
 }
 
 pub(super) fn authorize(more: &str) -> TestRequest {
-    let query = form_urlencoded::Serializer::new(String::new())
-        .extend_pairs(request_fields())
-        .finish();
+    let query = form_urlencoded::Serializer::new(String::new()).extend_pairs(request_fields()).finish();
     get(&format!("/authorize?{query}{more}"))
 }
 
 pub(super) async fn press(site: &Site, name: &str, value: &str) -> Answered {
     let fields = request_fields();
-    let mut fields: Vec<_> = fields
-        .iter()
-        .map(|(name, value)| (*name, value.as_str()))
-        .collect();
+    let mut fields: Vec<_> = fields.iter().map(|(name, value)| (*name, value.as_str())).collect();
     fields.push((name, value));
     send(site, post("/authorize", &fields)).await
 }
@@ -172,11 +151,7 @@ pub(super) async fn exchange(site: &Site, code: &str, verifier: &str) -> Answere
 }
 
 pub(super) async fn refresh(site: &Site, token: &str) -> Answered {
-    let fields = [
-        ("grant_type", "refresh_token"),
-        ("client_id", "doorward"),
-        ("refresh_token", token),
-    ];
+    let fields = [("grant_type", "refresh_token"), ("client_id", "doorward"), ("refresh_token", token)];
     send(site, post("/token", &fields)).await
 }
 
@@ -193,15 +168,9 @@ pub(super) async fn with_password(site: &Site, name: &str, password: &str) -> An
 
 pub(super) async fn userinfo(site: &Site, tokens: &Value) -> Answered {
     let bearer = format!("Bearer {}", text(tokens, "access_token"));
-    send(
-        site,
-        get("/userinfo").insert_header((header::AUTHORIZATION, bearer)),
-    )
-    .await
+    send(site, get("/userinfo").insert_header((header::AUTHORIZATION, bearer))).await
 }
 
 pub(super) fn text<'a>(object: &'a Value, member: &str) -> &'a str {
-    object[member]
-        .as_str()
-        .unwrap_or_else(|| panic!("no {member} in {object}"))
+    object[member].as_str().unwrap_or_else(|| panic!("no {member} in {object}"))
 }

@@ -20,10 +20,7 @@ fn chrome(evil: &str) -> Chrome {
 
 fn account(evil: &str) -> Account {
     let text = || evil.to_owned();
-    let moment = || Moment {
-        iso: text(),
-        text: text(),
-    };
+    let moment = || Moment { iso: text(), text: text() };
     let row = |current| SessionRow {
         id: text(),
         current,
@@ -61,41 +58,23 @@ fn problem(status: u16, evil: &str) -> ProblemPage {
         detail: text(),
         code: text(),
         request_id: text(),
-        faults: vec![FieldFault {
-            field: text(),
-            detail: text(),
-        }],
-        action: Some(Action {
-            label: text(),
-            href: text(),
-        }),
+        faults: vec![FieldFault { field: text(), detail: text() }],
+        action: Some(Action { label: text(), href: text() }),
     }
 }
 
 /// Every page with one hostile value in every field it has.
 fn pages(evil: &str) -> Vec<(&'static str, String)> {
     let text = || evil.to_owned();
-    let choice = Choice {
-        label: text(),
-        href: text(),
-        detail: Some(text()),
-        initial: text(),
-    };
-    let choose = ChooseProvider {
-        chrome: chrome(evil),
-        providers: vec![choice],
-        notice: Some(text()),
-    };
+    let choice = Choice { label: text(), href: text(), detail: Some(text()), initial: text() };
+    let choose = ChooseProvider { chrome: chrome(evil), providers: vec![choice], notice: Some(text()) };
     let signed_out = SignedOut {
         chrome: chrome(evil),
         left_open: Some(text()),
         sign_in_href: text(),
         continue_href: Some(text()),
     };
-    let sign_out = SignOut {
-        chrome: chrome(evil),
-        return_to: Some(text()),
-    };
+    let sign_out = SignOut { chrome: chrome(evil), return_to: Some(text()) };
     vec![
         ("choose", choose.render().unwrap()),
         ("signed out", signed_out.render().unwrap()),
@@ -140,10 +119,7 @@ fn tags(html: &str) -> Vec<(String, Vec<String>)> {
 
 #[test]
 fn wb_09_no_value_becomes_markup_on_any_page() {
-    let calm: Vec<_> = pages("calm")
-        .into_iter()
-        .map(|(_, html)| tags(&html))
-        .collect();
+    let calm: Vec<_> = pages("calm").into_iter().map(|(_, html)| tags(&html)).collect();
     for evil in HOSTILE {
         for ((page, html), calm) in pages(evil).into_iter().zip(&calm) {
             assert!(!html.contains(evil), "{page} repeats {evil:?} as it is");
@@ -160,10 +136,7 @@ fn no_page_carries_script_or_inline_style() {
                 assert_ne!(tag.to_lowercase(), "script", "{page}");
                 assert_ne!(tag.to_lowercase(), "style", "{page}");
                 for name in attributes {
-                    assert!(
-                        name != "style" && !name.starts_with("on"),
-                        "{page}: <{tag} {name}>"
-                    );
+                    assert!(name != "style" && !name.starts_with("on"), "{page}: <{tag} {name}>");
                 }
             }
         }
@@ -173,20 +146,12 @@ fn no_page_carries_script_or_inline_style() {
 #[test]
 fn what_a_stranger_wrote_cannot_turn_the_sentence_around_it() {
     let html = problem(400, "\u{202e}abc").render().unwrap();
-    assert!(
-        html.contains("<bdi>\u{202e}abc</bdi>"),
-        "the detail stands in its own direction"
-    );
+    assert!(html.contains("<bdi>\u{202e}abc</bdi>"), "the detail stands in its own direction");
 }
 
 #[test]
 fn a_link_leads_to_a_path_here_or_a_web_address_and_nowhere_else() {
-    for good in [
-        "/",
-        "/auth/login?return_to=/a",
-        "https://id.example/x",
-        "http://localhost:1/",
-    ] {
+    for good in ["/", "/auth/login?return_to=/a", "https://id.example/x", "http://localhost:1/"] {
         assert_eq!(link(good), good);
     }
     for bad in [
@@ -205,17 +170,11 @@ fn a_link_leads_to_a_path_here_or_a_web_address_and_nowhere_else() {
 
 #[test]
 fn the_sign_out_page_posts_where_it_should_go_on_to() {
-    let page = SignOut {
-        chrome: chrome("app.example"),
-        return_to: Some("/a?b=1&c=2".to_owned()),
-    };
+    let page = SignOut { chrome: chrome("app.example"), return_to: Some("/a?b=1&c=2".to_owned()) };
     let html = page.render().unwrap();
     assert!(html.contains(r#"method="post" action="/auth/logout""#));
     assert!(html.contains(r#"name="return_to" value="/a?b=1&#38;c=2""#));
-    assert!(
-        html.contains(r#"href="/a?b=1&#38;c=2""#),
-        "staying leads back as well"
-    );
+    assert!(html.contains(r#"href="/a?b=1&#38;c=2""#), "staying leads back as well");
 }
 
 #[test]
@@ -228,17 +187,12 @@ fn the_account_page_ends_this_session_by_logout_and_others_by_their_id() {
     assert!(html.contains(r#"action="/auth/account/sessions/end-all""#));
     assert_eq!(html.matches(r#"action="/auth/logout""#).count(), 2);
     page.others = false;
-    assert!(
-        !page.render().unwrap().contains("end-others"),
-        "nothing to end, nothing to press"
-    );
+    assert!(!page.render().unwrap().contains("end-others"), "nothing to end, nothing to press");
 }
 
 #[test]
 fn a_problem_shows_its_reference_and_blames_nobody() {
-    for status in [
-        400, 401, 403, 404, 405, 409, 421, 422, 429, 500, 502, 503, 504,
-    ] {
+    for status in [400, 401, 403, 404, 405, 409, 421, 422, 429, 500, 502, 503, 504] {
         let mut page = problem(status, "words");
         page.request_id = "01J9ZK3T".to_owned();
         let html = page.render().unwrap().to_lowercase();
@@ -251,20 +205,12 @@ fn a_problem_shows_its_reference_and_blames_nobody() {
 
 #[test]
 fn names_become_initials_and_user_agents_become_words() {
-    let names = [
-        ("Ada Lovelace", "AL"),
-        ("alice", "A"),
-        ("  ", "?"),
-        ("Jean-Luc van Dam", "JD"),
-    ];
+    let names = [("Ada Lovelace", "AL"), ("alice", "A"), ("  ", "?"), ("Jean-Luc van Dam", "JD")];
     for (name, letters) in names {
         assert_eq!(initials(name), letters);
     }
     let agents = [
-        (
-            "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0",
-            "Firefox on Linux",
-        ),
+        ("Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0", "Firefox on Linux"),
         (
             "Mozilla/5.0 (Windows NT 10.0) AppleWebKit/537.36 Chrome/140.0 Safari/537.36 Edg/140.0",
             "Edge on Windows",

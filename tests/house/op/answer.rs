@@ -15,9 +15,7 @@ use super::script::Answer;
 pub(super) async fn scripted(answer: Answer) -> Option<HttpResponse> {
     Some(match answer {
         Answer::Normal => return None,
-        Answer::Status(code, content_type, body) => {
-            status(code).content_type(content_type).body(body)
-        }
+        Answer::Status(code, content_type, body) => status(code).content_type(content_type).body(body),
         Answer::Raw(code, headers, body) => {
             let mut response = status(code);
             for (name, value) in headers {
@@ -33,16 +31,12 @@ pub(super) async fn scripted(answer: Answer) -> Option<HttpResponse> {
         })),
         Answer::Endless => {
             let spaces = Bytes::from(vec![b' '; 64 * 1024]);
-            json_stream().streaming(stream::repeat_with(move || {
-                Ok::<_, Infallible>(spaces.clone())
-            }))
+            json_stream().streaming(stream::repeat_with(move || Ok::<_, Infallible>(spaces.clone())))
         }
         Answer::Truncated(content_type, body) => truncated(content_type, body),
         // A body that fails at once: the server drops the connection before it flushes the head.
-        Answer::Close => HttpResponse::Ok().body(SizedStream::new(
-            100,
-            stream::iter([Err::<Bytes, _>(std::io::Error::other("closed"))]),
-        )),
+        Answer::Close => HttpResponse::Ok()
+            .body(SizedStream::new(100, stream::iter([Err::<Bytes, _>(std::io::Error::other("closed"))]))),
     })
 }
 
@@ -69,7 +63,5 @@ fn truncated(content_type: &'static str, body: Vec<u8>) -> HttpResponse {
             None => None,
         }
     });
-    HttpResponse::Ok()
-        .content_type(content_type)
-        .body(SizedStream::new(promised, Box::pin(broken)))
+    HttpResponse::Ok().content_type(content_type).body(SizedStream::new(promised, Box::pin(broken)))
 }

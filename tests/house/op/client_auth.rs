@@ -36,11 +36,7 @@ pub(super) fn authenticate(call: &Call<'_>) -> Result<(), Refusal> {
         }
         ClientAuth::None | ClientAuth::Proven => named.is_some(),
     };
-    if right_kind && right_client && proven {
-        Ok(())
-    } else {
-        Err(Refusal::OAuth(401, "invalid_client"))
-    }
+    if right_kind && right_client && proven { Ok(()) } else { Err(Refusal::OAuth(401, "invalid_client")) }
 }
 
 /// Id and secret are form-urlencoded each before base64 (RFC 6749 section 2.3.1).
@@ -79,11 +75,5 @@ fn assertion_is_right(call: &Call<'_>, token: &str) -> bool {
         && expires > now
         && expires <= now + 300
         && !jti.is_empty()
-        && call
-            .shared
-            .book
-            .lock()
-            .unwrap()
-            .assertions
-            .insert(jti.into())
+        && call.shared.book.lock().unwrap().assertions.insert(jti.into())
 }

@@ -32,20 +32,10 @@ pub(super) enum Refusal {
 
 pub(super) type Outcome = Result<HttpResponse, Refusal>;
 
-pub(super) async fn dispatch(
-    request: HttpRequest,
-    body: Bytes,
-    shared: Data<Shared>,
-) -> HttpResponse {
+pub(super) async fn dispatch(request: HttpRequest, body: Bytes, shared: Data<Shared>) -> HttpResponse {
     let request = record(&request, &body, &shared);
     let path = request.path.clone();
-    let held = shared
-        .script
-        .lock()
-        .unwrap()
-        .hold_before
-        .get(&path)
-        .cloned();
+    let held = shared.script.lock().unwrap().hold_before.get(&path).cloned();
     if let Some(gate) = held {
         gate.pass().await;
     }
@@ -60,11 +50,7 @@ pub(super) async fn dispatch(
         None => None,
     };
     let response = instead.unwrap_or_else(|| {
-        let call = Call {
-            shared: &shared,
-            script: &script,
-            request: &request,
-        };
+        let call = Call { shared: &shared, script: &script, request: &request };
         call.answer().unwrap_or_else(Refusal::into_response)
     });
     if let Some(gate) = script.hold_answer.get(&path) {
@@ -111,12 +97,7 @@ impl Call<'_> {
     /// Discovery 1.0 section 3, with the members of RFC 8414, 9126 and 9207.
     fn discovery(&self) -> HttpResponse {
         let issuer = &self.shared.issuer;
-        let algs: Vec<_> = self
-            .script
-            .published
-            .iter()
-            .map(SigningKey::alg_name)
-            .collect();
+        let algs: Vec<_> = self.script.published.iter().map(SigningKey::alg_name).collect();
         let mut document = json!({
             "issuer": issuer,
             "authorization_endpoint": format!("{issuer}/authorize"),
@@ -183,10 +164,9 @@ impl Call<'_> {
             None
         };
         let mut answer: Pairs = match fault {
-            Some((error, why)) => vec![
-                ("error".into(), error.into()),
-                ("error_description".into(), why.into()),
-            ],
+            Some((error, why)) => {
+                vec![("error".into(), error.into()), ("error_description".into(), why.into())]
+            }
             None => vec![("code".into(), self.issue_code(&parameters, &redirect_uri))],
         };
         if let Some(state) = first(&parameters, "state") {
@@ -199,9 +179,7 @@ impl Call<'_> {
         if get("response_mode") == "form_post" {
             return Ok(form_post(&redirect_uri, &answer));
         }
-        let query = url::form_urlencoded::Serializer::new(String::new())
-            .extend_pairs(&answer)
-            .finish();
+        let query = url::form_urlencoded::Serializer::new(String::new()).extend_pairs(&answer).finish();
         let joint = if redirect_uri.contains('?') { '&' } else { '?' };
         Ok(see_other(&format!("{redirect_uri}{joint}{query}")))
     }
@@ -226,8 +204,8 @@ impl Call<'_> {
 
     fn issue_code(&self, parameters: &Pairs, redirect_uri: &str) -> String {
         let now = self.shared.now_ms();
-        let acr = first(parameters, "acr_values")
-            .and_then(|values| values.split(' ').next().map(str::to_owned));
+        let acr =
+            first(parameters, "acr_values").and_then(|values| values.split(' ').next().map(str::to_owned));
         let grant = Grant {
             person: self.script.person.clone(),
             scope: first(parameters, "scope").unwrap_or_default(),
@@ -269,11 +247,7 @@ impl Call<'_> {
     /// Claims as they are now: the script's person may have changed since the login.
     pub(super) fn claims_of(&self, granted: &super::Person) -> Map<String, Value> {
         let today = &self.script.person;
-        let person = if today.sub == granted.sub {
-            today
-        } else {
-            granted
-        };
+        let person = if today.sub == granted.sub { today } else { granted };
         let mut claims = person.claims.clone();
         claims.insert("sub".into(), person.sub.clone().into());
         claims
@@ -331,9 +305,7 @@ impl Call<'_> {
         let mut book = self.shared.book.lock().unwrap();
         book.pushed.insert(uri.clone(), parameters);
         let answer = json!({"request_uri": uri, "expires_in": 60});
-        Ok(HttpResponse::Created()
-            .insert_header(("Cache-Control", "no-store"))
-            .json(answer))
+        Ok(HttpResponse::Created().insert_header(("Cache-Control", "no-store")).json(answer))
     }
 }
 
@@ -366,17 +338,13 @@ fn end_session(parameters: &Pairs) -> HttpResponse {
     let Some(state) = first(parameters, "state") else {
         return see_other(&uri);
     };
-    let query = url::form_urlencoded::Serializer::new(String::new())
-        .append_pair("state", &state)
-        .finish();
+    let query = url::form_urlencoded::Serializer::new(String::new()).append_pair("state", &state).finish();
     let joint = if uri.contains('?') { '&' } else { '?' };
     see_other(&format!("{uri}{joint}{query}"))
 }
 
 fn page(status: u16, text: &'static str) -> HttpResponse {
-    HttpResponse::build(status.try_into().unwrap())
-        .content_type("text/plain; charset=utf-8")
-        .body(text)
+    HttpResponse::build(status.try_into().unwrap()).content_type("text/plain; charset=utf-8").body(text)
 }
 
 fn see_other(url: &str) -> HttpResponse {
@@ -388,11 +356,7 @@ fn see_other(url: &str) -> HttpResponse {
 
 /// OAuth 2.0 Form Post Response Mode: a page that posts itself, or waits for its button.
 fn form_post(action: &str, pairs: &Pairs) -> HttpResponse {
-    let escape = |text: &str| {
-        text.replace('&', "&amp;")
-            .replace('"', "&quot;")
-            .replace('<', "&lt;")
-    };
+    let escape = |text: &str| text.replace('&', "&amp;").replace('"', "&quot;").replace('<', "&lt;");
     let mut fields = String::new();
     for (name, value) in pairs {
         let (name, value) = (escape(name), escape(value));
@@ -403,10 +367,8 @@ fn form_post(action: &str, pairs: &Pairs) -> HttpResponse {
         fields.push_str("\">");
     }
     let action = escape(action);
-    HttpResponse::Ok()
-        .content_type("text/html; charset=utf-8")
-        .body(format!(
-            "<!doctype html><title>Back</title><form method=\"post\" action=\"{action}\">{fields}\
+    HttpResponse::Ok().content_type("text/html; charset=utf-8").body(format!(
+        "<!doctype html><title>Back</title><form method=\"post\" action=\"{action}\">{fields}\
              <button>Go on</button></form><script>document.forms[0].submit()</script>"
-        ))
+    ))
 }

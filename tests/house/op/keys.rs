@@ -8,9 +8,9 @@ use aws_lc_rs::encoding::{AsDer, Pkcs8V1Der, PublicKeyX509Der};
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::rsa::KeySize;
 use aws_lc_rs::signature::{
-    ECDSA_P256_SHA256_FIXED, ECDSA_P256_SHA256_FIXED_SIGNING, ED25519, EcdsaKeyPair,
-    Ed25519KeyPair, KeyPair, RSA_PKCS1_2048_8192_SHA256, RSA_PKCS1_SHA256,
-    RSA_PSS_2048_8192_SHA256, RSA_PSS_SHA256, RsaKeyPair, UnparsedPublicKey, VerificationAlgorithm,
+    ECDSA_P256_SHA256_FIXED, ECDSA_P256_SHA256_FIXED_SIGNING, ED25519, EcdsaKeyPair, Ed25519KeyPair, KeyPair,
+    RSA_PKCS1_2048_8192_SHA256, RSA_PKCS1_SHA256, RSA_PSS_2048_8192_SHA256, RSA_PSS_SHA256, RsaKeyPair,
+    UnparsedPublicKey, VerificationAlgorithm,
 };
 use aws_lc_rs::{digest, hmac};
 use base64::Engine;
@@ -73,9 +73,7 @@ impl SigningKey {
         let kind = if alg == Alg::Ps256 { Alg::Rs256 } else { alg };
         // The lock is held while generating, so that two tests never make the same pair twice.
         let mut shelf = SHELF.get_or_init(Mutex::default).lock().unwrap();
-        let pair = shelf
-            .entry((kind, index))
-            .or_insert_with(|| Arc::new(generate(kind)));
+        let pair = shelf.entry((kind, index)).or_insert_with(|| Arc::new(generate(kind)));
         Self::from_pair(alg, pair.clone())
     }
 
@@ -86,31 +84,19 @@ impl SigningKey {
 
     /// HS256 with these bytes as the secret, for the algorithm confusion of RFC 8725 section 2.1.
     pub fn hmac(secret: impl Into<Vec<u8>>) -> Self {
-        Self {
-            alg: None,
-            kid: "hmac".into(),
-            pair: Arc::new(Pair::Hmac(secret.into())),
-        }
+        Self { alg: None, kid: "hmac".into(), pair: Arc::new(Pair::Hmac(secret.into())) }
     }
 
     /// Signs with nothing: the third part of the token is empty.
     pub fn unsigned() -> Self {
-        Self {
-            alg: None,
-            kid: "none".into(),
-            pair: Arc::new(Pair::Unsigned),
-        }
+        Self { alg: None, kid: "none".into(), pair: Arc::new(Pair::Unsigned) }
     }
 
     fn from_pair(alg: Alg, pair: Arc<Pair>) -> Self {
         let print = digest::digest(&digest::SHA256, &public_bytes(&pair));
         let short = URL_SAFE_NO_PAD.encode(print.as_ref());
         let kid = format!("{}-{}", alg.name().to_lowercase(), &short[..12]);
-        Self {
-            alg: Some(alg),
-            kid,
-            pair,
-        }
+        Self { alg: Some(alg), kid, pair }
     }
 
     pub fn kid(&self) -> &str {
@@ -156,9 +142,7 @@ impl SigningKey {
     /// Whether this key's public half accepts the signature. Always false without a public half.
     pub fn verifies(&self, input: &[u8], signature: &[u8]) -> bool {
         self.alg.is_some_and(|alg| {
-            UnparsedPublicKey::new(alg.verifier(), public_bytes(&self.pair))
-                .verify(input, signature)
-                .is_ok()
+            UnparsedPublicKey::new(alg.verifier(), public_bytes(&self.pair)).verify(input, signature).is_ok()
         })
     }
 
@@ -207,10 +191,7 @@ impl SigningKey {
     /// PKCS#8 PEM, for a client that signs assertions with `private_key_jwt`.
     pub fn private_pem(&self) -> String {
         let der = match &*self.pair {
-            Pair::Rsa(pair) => AsDer::<Pkcs8V1Der<'_>>::as_der(pair)
-                .unwrap()
-                .as_ref()
-                .to_vec(),
+            Pair::Rsa(pair) => AsDer::<Pkcs8V1Der<'_>>::as_der(pair).unwrap().as_ref().to_vec(),
             Pair::Ec(pair) => pair.to_pkcs8v1().unwrap().as_ref().to_vec(),
             Pair::Ed(pair) => pair.to_pkcs8v1().unwrap().as_ref().to_vec(),
             Pair::Hmac(_) | Pair::Unsigned => Vec::new(),
@@ -250,9 +231,7 @@ fn der_value(der: &[u8]) -> (&[u8], &[u8]) {
         short @ 0..=0x7f => (usize::from(short), 2),
         long => {
             let bytes = usize::from(long & 0x7f);
-            let length = der[2..2 + bytes]
-                .iter()
-                .fold(0, |sum, byte| (sum << 8) | usize::from(*byte));
+            let length = der[2..2 + bytes].iter().fold(0, |sum, byte| (sum << 8) | usize::from(*byte));
             (length, 2 + bytes)
         }
     };
@@ -261,13 +240,6 @@ fn der_value(der: &[u8]) -> (&[u8], &[u8]) {
 
 fn pem(label: &str, der: &[u8]) -> String {
     let text = STANDARD.encode(der);
-    let lines: Vec<_> = text
-        .as_bytes()
-        .chunks(64)
-        .map(String::from_utf8_lossy)
-        .collect();
-    format!(
-        "-----BEGIN {label}-----\n{}\n-----END {label}-----\n",
-        lines.join("\n")
-    )
+    let lines: Vec<_> = text.as_bytes().chunks(64).map(String::from_utf8_lossy).collect();
+    format!("-----BEGIN {label}-----\n{}\n-----END {label}-----\n", lines.join("\n"))
 }

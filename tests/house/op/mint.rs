@@ -133,13 +133,8 @@ impl Minted {
     /// The shape of a JWE (RFC 7516 section 7.1): five parts that decode, sealed for nobody.
     pub fn five_parts(&self) -> String {
         let header = json!({"alg": "RSA-OAEP", "enc": "A256GCM", "kid": self.key.kid()});
-        let parts = [
-            b64(header.to_string()),
-            b64([7; 256]),
-            b64([8; 12]),
-            b64(self.claims_text()),
-            b64([9; 16]),
-        ];
+        let parts =
+            [b64(header.to_string()), b64([7; 256]), b64([8; 12]), b64(self.claims_text()), b64([9; 16])];
         parts.join(".")
     }
 
@@ -181,9 +176,7 @@ pub fn peek(token: &str) -> Option<(Value, Value)> {
 /// Whether `key` signed this compact token.
 pub fn verifies(token: &str, key: &SigningKey) -> bool {
     token.rsplit_once('.').is_some_and(|(input, signature)| {
-        URL_SAFE_NO_PAD
-            .decode(signature)
-            .is_ok_and(|signature| key.verifies(input.as_bytes(), &signature))
+        URL_SAFE_NO_PAD.decode(signature).is_ok_and(|signature| key.verifies(input.as_bytes(), &signature))
     })
 }
 

@@ -187,13 +187,7 @@ impl ScriptedOp {
             book: Mutex::default(),
         });
         let server = serve(shared.clone(), listener).await;
-        Self {
-            _slot: slot,
-            shared,
-            address,
-            server: Mutex::new(Some(server)),
-            parked: Mutex::default(),
-        }
+        Self { _slot: slot, shared, address, server: Mutex::new(Some(server)), parked: Mutex::default() }
     }
 
     pub fn issuer(&self) -> String {
@@ -245,9 +239,7 @@ impl ScriptedOp {
     /// Everything granted so far is over: refresh is `invalid_grant`, user info 401.
     pub fn revoke_all_grants(&self) {
         let mut book = self.shared.book.lock().unwrap();
-        book.grants
-            .iter_mut()
-            .for_each(|grant| grant.revoked = true);
+        book.grants.iter_mut().for_each(|grant| grant.revoked = true);
     }
 
     /// `sid`s of the logins so far, in their order.
@@ -344,10 +336,7 @@ async fn serve(shared: Arc<Shared>, listener: TcpListener) -> ServerHandle {
     handle.await.unwrap()
 }
 
-#[expect(
-    clippy::disallowed_methods,
-    reason = "only until a test sets the provider's clock"
-)]
+#[expect(clippy::disallowed_methods, reason = "only until a test sets the provider's clock")]
 fn system_now_ms() -> i64 {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     i64::try_from(since.unwrap().as_millis()).unwrap()

@@ -63,10 +63,7 @@ pub struct Gate {
 
 impl Gate {
     pub fn closed() -> Self {
-        Self {
-            open: Arc::new(watch::Sender::new(false)),
-            arrived: Arc::new(watch::Sender::new(0)),
-        }
+        Self { open: Arc::new(watch::Sender::new(false)), arrived: Arc::new(watch::Sender::new(0)) }
     }
 
     pub fn open(&self) {
@@ -107,10 +104,7 @@ impl Person {
             "preferred_username": sub, "email": format!("{sub}@example.test"),
             "email_verified": true, "locale": "en",
         });
-        Self {
-            sub: sub.into(),
-            claims: claims.as_object().cloned().unwrap_or_default(),
-        }
+        Self { sub: sub.into(), claims: claims.as_object().cloned().unwrap_or_default() }
     }
 
     #[must_use]
@@ -134,10 +128,7 @@ pub enum ClientAuth {
 
 /// The script. Public fields are facts; methods of the same name as a thing set its mutator.
 #[derive(Clone)]
-#[expect(
-    clippy::struct_excessive_bools,
-    reason = "each is one independent habit of a provider"
-)]
+#[expect(clippy::struct_excessive_bools, reason = "each is one independent habit of a provider")]
 pub struct Script {
     pub person: Person,
     /// The provider's own session id, in ID tokens as `sid`; one per login when `None`.
@@ -247,10 +238,7 @@ impl Script {
     }
 
     /// Changes header and claims of every access token before it is signed.
-    pub fn access_token(
-        &mut self,
-        change: impl Fn(&mut Object, &mut Object) + Send + Sync + 'static,
-    ) {
+    pub fn access_token(&mut self, change: impl Fn(&mut Object, &mut Object) + Send + Sync + 'static) {
         self.on_access_token = Some(Arc::new(change));
     }
 

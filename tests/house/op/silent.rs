@@ -24,11 +24,7 @@ impl SilentListener {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let (heard, over) = (Arc::<Mutex<Vec<Vec<u8>>>>::default(), Arc::default());
-        let silent = Self {
-            address,
-            heard: Arc::clone(&heard),
-            over: Arc::clone(&over),
-        };
+        let silent = Self { address, heard: Arc::clone(&heard), over: Arc::clone(&over) };
         let answer = format!(
             "HTTP/1.1 200 OK\r\ncontent-type: {content_type}\r\ncontent-length: {}\r\n\
              connection: close\r\n\r\n{body}",

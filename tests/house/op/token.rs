@@ -51,16 +51,8 @@ fn code_grant(call: &Call<'_>) -> Result<Issue, Refusal> {
     if reused || !fits || book.grants[grant].revoked {
         return Err(invalid);
     }
-    let refresh = call
-        .script
-        .refresh_tokens
-        .then(|| new_refresh(&mut book, grant));
-    Ok(Issue {
-        grant,
-        nonce,
-        refresh,
-        id_token: true,
-    })
+    let refresh = call.script.refresh_tokens.then(|| new_refresh(&mut book, grant));
+    Ok(Issue { grant, nonce, refresh, id_token: true })
 }
 
 fn refresh_grant(call: &Call<'_>) -> Result<Issue, Refusal> {
@@ -79,16 +71,8 @@ fn refresh_grant(call: &Call<'_>) -> Result<Issue, Refusal> {
     if reused || book.grants[grant].revoked {
         return Err(invalid);
     }
-    let refresh = call
-        .script
-        .rotate_refresh
-        .then(|| new_refresh(&mut book, grant));
-    Ok(Issue {
-        grant,
-        nonce: None,
-        refresh,
-        id_token: call.script.id_token_at_refresh,
-    })
+    let refresh = call.script.rotate_refresh.then(|| new_refresh(&mut book, grant));
+    Ok(Issue { grant, nonce: None, refresh, id_token: call.script.id_token_at_refresh })
 }
 
 fn password_grant(call: &Call<'_>) -> Result<Issue, Refusal> {
@@ -113,18 +97,14 @@ fn password_grant(call: &Call<'_>) -> Result<Issue, Refusal> {
     Ok(Issue {
         grant,
         nonce: None,
-        refresh: call
-            .script
-            .refresh_tokens
-            .then(|| new_refresh(&mut book, grant)),
+        refresh: call.script.refresh_tokens.then(|| new_refresh(&mut book, grant)),
         id_token: true,
     })
 }
 
 fn new_refresh(book: &mut Book, grant: usize) -> String {
     let token = random_text();
-    book.refresh
-        .insert(token.clone(), Refresh { grant, used: false });
+    book.refresh.insert(token.clone(), Refresh { grant, used: false });
     token
 }
 
@@ -133,13 +113,12 @@ fn answer(call: &Call<'_>, issue: Issue) -> HttpResponse {
     let grant = call.shared.book.lock().unwrap().grants[issue.grant].clone();
     let access_token = access_token(call, &grant);
     let expires_s = call.shared.now_s() + script.token_life_s;
-    call.shared.book.lock().unwrap().access.insert(
-        access_token.clone(),
-        Access {
-            grant: issue.grant,
-            expires_s,
-        },
-    );
+    call.shared
+        .book
+        .lock()
+        .unwrap()
+        .access
+        .insert(access_token.clone(), Access { grant: issue.grant, expires_s });
     let mut body = json!({
         "access_token": access_token, "token_type": "Bearer",
         "expires_in": script.token_life_s, "scope": grant.scope,
@@ -156,9 +135,7 @@ fn answer(call: &Call<'_>, issue: Issue) -> HttpResponse {
             change(map);
         }
     }
-    HttpResponse::Ok()
-        .insert_header(("Cache-Control", "no-store"))
-        .json(body)
+    HttpResponse::Ok().insert_header(("Cache-Control", "no-store")).json(body)
 }
 
 /// RFC 9068.
@@ -198,12 +175,7 @@ fn id_token(call: &Call<'_>, grant: &Grant, nonce: Option<String>, access_token:
     let Some(replace) = &script.on_raw_id_token else {
         return token;
     };
-    replace(&Minted {
-        header,
-        claims,
-        token,
-        key: script.key.clone(),
-    })
+    replace(&Minted { header, claims, token, key: script.key.clone() })
 }
 
 fn header(call: &Call<'_>, typ: &str) -> Object {

@@ -1,9 +1,11 @@
 //! All integration tests of Doorward, one binary: a server is started once for all of them.
 #![cfg(test)]
 
+mod architecture;
 mod browser_selftest;
 mod house;
 mod op_hostile_selftest;
 mod op_selftest;
+mod openapi;
 mod servers;
 mod stores;

@@ -79,6 +79,7 @@ fn logs(config: &Config) -> Result<Guard, String> {
 }
 
 /// Applies migrations and exits.
+#[must_use]
 pub fn migrate(common: &Common) -> ExitCode {
     let mut config = match common.load() {
         Ok(loaded) => loaded.config,

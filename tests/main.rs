@@ -4,6 +4,7 @@
 mod architecture;
 mod browser_selftest;
 mod house;
+mod login;
 mod op_hostile_selftest;
 mod op_selftest;
 mod openapi;

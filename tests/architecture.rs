@@ -7,6 +7,7 @@ mod source;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 
 use self::source::{Token, crate_paths, lines_with, tokens};
 
@@ -84,6 +85,9 @@ fn walk(folder: &Path, found: &mut Vec<PathBuf>) {
     }
 }
 
+static SRC: LazyLock<Vec<File>> = LazyLock::new(|| files("src"));
+static TESTS: LazyLock<Vec<File>> = LazyLock::new(|| files("tests"));
+
 /// Every Rust file under a folder of the package.
 fn files(folder: &str) -> Vec<File> {
     let mut paths = Vec::new();
@@ -128,7 +132,7 @@ fn assert_none(faults: &[String]) {
 
 #[test]
 fn nobody_knows_a_room_that_the_plan_keeps_from_them() {
-    assert_none(&files("src").iter().flat_map(trespasses).collect::<Vec<_>>());
+    assert_none(&SRC.iter().flat_map(trespasses).collect::<Vec<_>>());
 }
 
 #[test]
@@ -154,7 +158,7 @@ fn a_trespass_is_told_in_a_sentence() {
 #[test]
 fn every_room_is_in_the_plan_and_every_row_is_a_room() {
     let outside = ["lib", "main"];
-    let rooms: BTreeSet<String> = files("src").iter().map(|file| file.home()[0].clone()).collect();
+    let rooms: BTreeSet<String> = SRC.iter().map(|file| file.home()[0].clone()).collect();
     let rooms: BTreeSet<&str> =
         rooms.iter().map(String::as_str).filter(|room| !outside.contains(room)).collect();
     let planned: BTreeSet<&str> = plan().into_keys().collect();
@@ -164,7 +168,7 @@ fn every_room_is_in_the_plan_and_every_row_is_a_room() {
 #[test]
 fn foreign_crates_stay_in_their_rooms() {
     let mut faults = Vec::new();
-    for file in files("src") {
+    for file in SRC.iter() {
         let inner = file.path.trim_start_matches("src/");
         for (name, homes) in FOREIGN {
             if !homes.iter().any(|home| inner.starts_with(home)) {
@@ -180,7 +184,7 @@ fn foreign_crates_stay_in_their_rooms() {
 #[test]
 fn the_time_of_day_is_read_in_one_place() {
     let mut faults = Vec::new();
-    for file in files("src").iter().filter(|file| file.path != "src/app.rs") {
+    for file in SRC.iter().filter(|file| file.path != "src/app.rs") {
         for call in [["SystemTime", "::", "now"], ["OffsetDateTime", "::", "now_utc"]] {
             for line in lines_with(&file.tokens, &call) {
                 faults.push(format!(
@@ -197,7 +201,7 @@ fn the_time_of_day_is_read_in_one_place() {
 #[test]
 fn no_file_is_longer_than_five_hundred_lines() {
     let mut faults = Vec::new();
-    for file in files("src").iter().chain(&files("tests")) {
+    for file in SRC.iter().chain(TESTS.iter()) {
         let lines = file.text.lines().count();
         if lines > LINES_MAX {
             faults.push(format!("{} has {lines} lines; a file has {LINES_MAX} at most", file.path));
@@ -209,7 +213,7 @@ fn no_file_is_longer_than_five_hundred_lines() {
 #[test]
 fn every_file_of_the_house_opens_with_a_short_contract() {
     let mut faults = Vec::new();
-    for file in files("src").iter().filter(|file| !file.is_test() && file.path != "src/main.rs") {
+    for file in SRC.iter().filter(|file| !file.is_test() && file.path != "src/main.rs") {
         let lines = file.text.lines().take_while(|line| line.starts_with("//!")).count();
         if lines == 0 {
             faults.push(format!("{} does not say in `//!` what it is for", file.path));
@@ -224,7 +228,7 @@ fn every_file_of_the_house_opens_with_a_short_contract() {
 fn nothing_is_left_unfinished_and_no_lint_is_silenced() {
     let unfinished = [["todo", "!"], ["unimplemented", "!"], ["[", "allow"]];
     let mut faults = Vec::new();
-    for file in files("src").iter().chain(&files("tests")) {
+    for file in SRC.iter().chain(TESTS.iter()) {
         for words in unfinished {
             for line in lines_with(&file.tokens, &words) {
                 faults.push(format!("{} has no place here ({}:{line})", words.concat(), file.path));
@@ -273,17 +277,16 @@ fn exists(path: &str, house: &[File]) -> bool {
 
 #[test]
 fn documents_name_only_what_exists() {
-    let house = files("src");
     let mut faults = String::new();
     for name in ["README.md", "docs/ARCHITECTURE.md", "docs/SECURITY.md"] {
         for text in quoted(&document(name)) {
-            let is_file = text.ends_with(".rs") && !text.contains(['*', '<', ' ']);
+            let is_file = text.strip_suffix(".rs").is_some() && !text.contains(['*', '<', ' ']);
             let is_path = text.contains("::")
                 && text.chars().all(|c| c.is_alphanumeric() || matches!(c, '_' | ':' | '(' | ')'))
                 && plan().contains_key(text.split("::").next().unwrap());
             let places = [package().join(text), package().join("src").join(text)];
             let missing_file = is_file && !places.iter().any(|place| place.exists());
-            if missing_file || (is_path && !exists(text, &house)) {
+            if missing_file || (is_path && !exists(text, &SRC)) {
                 writeln!(faults, "{name} names `{text}`, which does not exist").unwrap();
             }
         }

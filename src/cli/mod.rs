@@ -56,7 +56,7 @@ enum Command {
         #[command(subcommand)]
         command: KeysCommand,
     },
-    /// Prints the description of the public API (OpenAPI 3.1).
+    /// Prints the description of the public API, as `/openapi.json` of the operations listener does.
     Openapi,
 }
 

@@ -32,6 +32,9 @@ pub fn tokens(source: &str) -> Vec<Token> {
 
 /// Length of the next piece, and whether it is code.
 fn piece(rest: &str, first: char) -> (usize, bool) {
+    if first.is_whitespace() {
+        return (rest.len() - rest.trim_start().len(), false);
+    }
     if rest.starts_with("//") {
         return (rest.find('\n').unwrap_or(rest.len()), false);
     }
@@ -48,7 +51,7 @@ fn piece(rest: &str, first: char) -> (usize, bool) {
     if rest.starts_with("::") {
         return (2, true);
     }
-    (first.len_utf8(), !first.is_whitespace())
+    (first.len_utf8(), true)
 }
 
 /// Block comments nest.
@@ -121,7 +124,7 @@ pub fn crate_paths(tokens: &[Token], home: &[String]) -> Vec<Path> {
                 tree(tokens, at + 2, &[], &mut found);
             }
             "super" if text(at + 1) == "::" && !continues => {
-                let climbed = (0..).take_while(|n| text(at + 2 * n) == "super").count();
+                let climbed = (0..tokens.len()).take_while(|n| text(at + 2 * n) == "super").count();
                 let depth = home.len() + scopes.iter().filter(|is_module| **is_module).count();
                 if climbed >= depth {
                     tree(tokens, at + 2 * climbed, &[], &mut found);

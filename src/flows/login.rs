@@ -8,7 +8,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use subtle::ConstantTimeEq as _;
 
-use super::session::{self, Opened};
+use super::session::{self, Opened, Previous};
 use super::{Visitor, audit};
 use crate::app::{App, Setup};
 use crate::config::ResponseMode;
@@ -200,7 +200,8 @@ async fn finish_at(
     }
     use_once(app, setup, &attempt).await?;
     let grant = timed(app, provider, "exchange", provider.exchange(arrival.callback, &attempt)).await?;
-    let opened = session::open(app, setup, grant, arrival.previous, arrival.visitor).await?;
+    let previous = Previous { key: arrival.previous, id: attempt.previous.as_deref() };
+    let opened = session::open(app, setup, grant, previous, arrival.visitor).await?;
     Ok(Finished::SignedIn { opened: Box::new(opened), return_to: attempt.return_to.as_str().to_owned() })
 }
 
@@ -263,6 +264,7 @@ async fn begin_again(
         prompt: attempt.prompt,
         max_age: attempt.max_age,
         acr_values: attempt.acr_values.clone(),
+        previous: attempt.previous.clone(),
         again: true,
         ..LoginRequest::default()
     };

@@ -1,6 +1,5 @@
 //! Clears away what nobody needs any more, in bounded batches.
 
-use super::rotate;
 use crate::app::App;
 use crate::error::Result;
 use crate::store::{audit_log, sessions, used_attempts};
@@ -39,17 +38,7 @@ pub async fn run(app: &App) -> Result<Swept> {
     app.metrics.swept("attempts", swept.attempts);
     app.metrics.swept("sessions", swept.sessions);
     app.metrics.swept("audit", swept.audit);
-    show_key_ages(app).await?;
     Ok(swept)
-}
-
-/// A key that seals for too long must be seen before its nonces could meet (security.md CR-02). Retired keys only grow older, and are left out.
-async fn show_key_ages(app: &App) -> Result<()> {
-    let ages = rotate::ages(&app.store, app.now_ms()).await?;
-    for id in app.setup().ring.ids() {
-        app.metrics.key_age_days(id, ages.get(id).copied().unwrap_or_default());
-    }
-    Ok(())
 }
 
 async fn one_batch(app: &App) -> Result<Swept> {

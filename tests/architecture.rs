@@ -30,7 +30,7 @@ const MAY_KNOW: [(&str, &[&str]); 15] = [
     ("jobs", &["app", "error", "flows"]),
     ("providers", &["config", "crypto::sign", "domain"]),
     ("proxy", &["config", "domain"]),
-    ("server", &["app", "config", "dev_idp", "flows", "jobs", "store", "web"]),
+    ("server", &["app", "config", "dev_idp", "flows", "jobs", "store", "telemetry", "web"]),
     ("store", &["config", "crypto", "domain"]),
     ("telemetry", &[]),
     ("web", &["app", "config", "dev_idp::DevIdp", "domain", "error", "flows", "proxy", "telemetry"]),

@@ -10,6 +10,7 @@ use actix_web::dev::{Server as Http, ServerHandle};
 use actix_web::middleware::from_fn;
 use actix_web::{App as HttpApp, HttpServer, web};
 use arc_swap::ArcSwapOption;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
 use crate::app::App;
@@ -114,16 +115,17 @@ impl Server {
     /// # Errors
     /// Sentences for the operator: what keeps the house from opening, at once or after the database came up.
     pub async fn run_until_stopped(self, mut stop: watch::Receiver<bool>) -> Result<(), StartFault> {
+        let mut signals = Signals::new()?;
         let operations = serve_operations(&self)?;
         let operations_handle = operations.handle();
         tokio::spawn(operations);
-        let opened = self.open(&mut stop).await;
+        let opened = self.open(&mut stop, &mut signals).await;
         operations_handle.stop(false).await;
         opened
     }
 
-    async fn open(self, stop: &mut watch::Receiver<bool>) -> Result<(), StartFault> {
-        if !self.wait_for_database(stop).await? {
+    async fn open(self, stop: &mut watch::Receiver<bool>, signals: &mut Signals) -> Result<(), StartFault> {
+        if !self.wait_for_database(stop, signals).await? {
             return Ok(());
         }
         let shutdown = Duration::from_millis(self.config.server.shutdown_ms);
@@ -138,10 +140,12 @@ impl Server {
         let mut serving = tokio::spawn(server);
         tokio::select! {
             _ = stop.wait_for(|stop| *stop) => {}
-            () = signals(&app, self.sources.as_ref()) => {}
+            () = obey(signals, &app, self.sources.as_ref()) => {}
             _ = &mut serving => return Err(StartFault::Faults(vec!["the listener ended by itself".to_owned()])),
         }
         tracing::info!("stopping: finishing what is under way");
+        // Ours was only the original of what the server listens with: kept, it would take callers whom nobody answers.
+        drop(self.public);
         let _ = tokio::time::timeout(shutdown, handle.stop(true)).await;
         let _ = close.send(true);
         let _ = jobs.await;
@@ -150,7 +154,11 @@ impl Server {
     }
 
     /// Prepares the schema. While the database is away, the closed door answers; `false` when asked to stop meanwhile.
-    async fn wait_for_database(&self, stop: &mut watch::Receiver<bool>) -> Result<bool, StartFault> {
+    async fn wait_for_database(
+        &self,
+        stop: &mut watch::Receiver<bool>,
+        signals: &mut Signals,
+    ) -> Result<bool, StartFault> {
         let mut closed: Option<ServerHandle> = None;
         let ready = loop {
             match start::prepare(&self.store).await {
@@ -171,7 +179,7 @@ impl Server {
             tokio::select! {
                 () = tokio::time::sleep(LOOK_AGAIN) => {}
                 _ = stop.wait_for(|stop| *stop) => break Ok(false),
-                () = stop_signals() => break Ok(false),
+                () = signals.stop() => break Ok(false),
             }
         };
         if let Some(closed) = closed {
@@ -257,16 +265,47 @@ fn serve_public(
     started(http.listen(again(public)?).map(|http| HttpServerBound(http.run())))
 }
 
+/// What the operator says from outside. Listened to from the first moment on and without a pause: a signal that comes while nobody
+/// waits for it is still heard, and a SIGHUP before the house is open does not end the process.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    fn new() -> Result<Self, StartFault> {
+        let on = |kind| {
+            signal(kind)
+                .map_err(|e| StartFault::Faults(vec![format!("the system takes no signal handlers: {e}")]))
+        };
+        Ok(Self {
+            terminate: on(SignalKind::terminate())?,
+            interrupt: on(SignalKind::interrupt())?,
+            hangup: on(SignalKind::hangup())?,
+        })
+    }
+
+    /// Returns when SIGTERM or SIGINT asks to stop.
+    async fn stop(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
 /// Reloads on SIGHUP; returns when SIGTERM or SIGINT asks to stop.
-async fn signals(app: &App, sources: Option<&Sources>) {
-    use tokio::signal::unix::{SignalKind, signal};
-    let (Ok(mut hangup), Some(sources)) = (signal(SignalKind::hangup()), sources) else {
-        return stop_signals().await;
-    };
+async fn obey(signals: &mut Signals, app: &App, sources: Option<&Sources>) {
     loop {
         tokio::select! {
-            () = stop_signals() => return,
-            _ = hangup.recv() => tell(reload::run(app, sources).await),
+            _ = signals.terminate.recv() => return,
+            _ = signals.interrupt.recv() => return,
+            _ = signals.hangup.recv() => {
+                if let Some(sources) = sources {
+                    tell(reload::run(app, sources).await);
+                }
+            }
         }
     }
 }
@@ -288,18 +327,5 @@ fn tell(reloaded: Result<reload::Reloaded, Vec<String>>) {
             }
             tracing::error!(faults = faults.len(), "not reloaded; the old configuration stays in force");
         }
-    }
-}
-
-async fn stop_signals() {
-    use tokio::signal::unix::{SignalKind, signal};
-    let (Ok(mut terminate), Ok(mut interrupt)) =
-        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
-    else {
-        return std::future::pending().await;
-    };
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
     }
 }

@@ -2,6 +2,7 @@
 #![cfg(test)]
 
 mod browser_selftest;
+mod config;
 mod house;
 mod op_hostile_selftest;
 mod op_selftest;

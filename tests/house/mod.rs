@@ -6,4 +6,5 @@ pub mod databases;
 pub mod form;
 pub mod jar;
 pub mod op;
+pub mod process;
 pub mod servers;

@@ -7,4 +7,5 @@ mod house;
 mod op_hostile_selftest;
 mod op_selftest;
 mod servers;
+mod start;
 mod stores;

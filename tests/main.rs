@@ -4,6 +4,7 @@
 mod browser_selftest;
 mod config;
 mod house;
+mod keys;
 mod op_hostile_selftest;
 mod op_selftest;
 mod servers;

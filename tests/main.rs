@@ -3,10 +3,14 @@
 
 mod architecture;
 mod browser_selftest;
+mod config;
 mod house;
+mod keys;
 mod login;
 mod op_hostile_selftest;
 mod op_selftest;
 mod openapi;
+mod reload;
 mod servers;
+mod start;
 mod stores;

@@ -11,6 +11,7 @@ mod op_hostile_selftest;
 mod op_selftest;
 mod openapi;
 mod reload;
+mod security;
 mod servers;
 mod start;
 mod stores;

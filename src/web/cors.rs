@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use actix_cors::Cors;
 use actix_web::http::header::{
-    ACCEPT, ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_ORIGIN, CONTENT_TYPE, HeaderMap, HeaderName,
+    ACCEPT, ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_ORIGIN, CONTENT_TYPE, HeaderMap,
+    HeaderName,
 };
 
 use crate::app::App;

@@ -20,6 +20,7 @@ pub mod operations;
 mod outer;
 mod pages;
 pub mod problem;
+mod rounds;
 mod session;
 pub mod views;
 pub mod waiting;

@@ -96,8 +96,7 @@ async fn pass(
     next: Next<impl MessageBody + 'static>,
 ) -> Result<ServiceResponse<BoxBody>, actix_web::Error> {
     if let Some(refused) = check(&door, &seen, &request) {
-        let mut response =
-            refused.unwrap_or_else(|error| finish_problem(&door, &seen, &Problem::of(&error)));
+        let mut response = refused.unwrap_or_else(|error| finish_problem(&door, &seen, &Problem::of(&error)));
         finish_headers(&door, &seen, response.headers_mut());
         measure(&door, &seen, response.status());
         return Ok(request.into_response(response));

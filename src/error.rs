@@ -98,7 +98,7 @@ impl Error {
 impl From<StoreError> for Error {
     fn from(error: StoreError) -> Self {
         match error {
-            StoreError::Unavailable(_) => Self::DatabaseDown(error.to_string()),
+            unavailable if unavailable.is_unavailable() => Self::DatabaseDown(unavailable.to_string()),
             other => Self::Internal(other.to_string()),
         }
     }

@@ -15,12 +15,14 @@ use tokio::sync::watch;
 use crate::app::App;
 use crate::config::{Config, ProviderKind, Sources};
 use crate::dev_idp::DevIdp;
-use crate::flows::reload;
 use crate::flows::start::{self, Furniture, Keys, StartFault};
+use crate::flows::{audit, reload};
 use crate::jobs;
 use crate::store::Store;
+use crate::telemetry::LostLines;
 use crate::web::operations::{self, MaybeApp};
-use crate::web::{self as door, Door, waiting};
+use crate::web::waiting::{self, ClosedDoor};
+use crate::web::{self as door, Door};
 
 /// How long between two looks for a database that is not there yet.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
@@ -40,6 +42,7 @@ pub struct Server {
     app: MaybeApp,
     dev_idp: Option<DevIdp>,
     workers: usize,
+    lost_lines: Option<LostLines>,
 }
 
 impl Server {
@@ -73,6 +76,7 @@ impl Server {
             app: Arc::new(ArcSwapOption::empty()),
             dev_idp,
             workers: 0,
+            lost_lines: None,
         })
     }
 
@@ -80,6 +84,13 @@ impl Server {
     #[must_use]
     pub fn workers(mut self, workers: usize) -> Self {
         self.workers = workers;
+        self
+    }
+
+    /// Shows in the metrics how many log lines were lost.
+    #[must_use]
+    pub fn watching_log(mut self, lost: LostLines) -> Self {
+        self.lost_lines = Some(lost);
         self
     }
 
@@ -128,11 +139,15 @@ impl Server {
         }
         let shutdown = Duration::from_millis(self.config.server.shutdown_ms);
         let app = Arc::new(start::furnish(self.store, self.config, self.keys, self.at).await?);
+        if let Some(lost) = self.lost_lines {
+            app.metrics.watch_log(lost);
+        }
         let mac = start::cookie_key(&app).await?;
         let doors = Door::new(Arc::clone(&app), &mac, self.dev_idp.is_some());
         let server = serve_public(&self.public, doors, self.dev_idp, self.workers)?;
         let handle = server.handle();
         self.app.store(Some(Arc::clone(&app)));
+        audit::milestone(&app, "server.started").await;
         let (close, closing) = watch::channel(false);
         let jobs = tokio::spawn(jobs::run(Arc::clone(&app), closing));
         let mut serving = tokio::spawn(server);
@@ -143,6 +158,7 @@ impl Server {
         }
         tracing::info!("stopping: finishing what is under way");
         let _ = tokio::time::timeout(shutdown, handle.stop(true)).await;
+        audit::milestone(&app, "server.stopped").await;
         let _ = close.send(true);
         let _ = jobs.await;
         app.store.close().await;
@@ -161,7 +177,7 @@ impl Server {
                             problem,
                             "the database is not there yet; the door stays closed until it is"
                         );
-                        let server = serve_closed(&self.public)?;
+                        let server = serve_closed(&self.public, &self.config)?;
                         closed = Some(server.handle());
                         tokio::spawn(server);
                     }
@@ -222,8 +238,10 @@ fn serve_operations(server: &Server) -> Result<Http, StartFault> {
     started(http.workers(1).disable_signals().listen(listener).map(|http| HttpServerBound(http.run())))
 }
 
-fn serve_closed(public: &TcpListener) -> Result<Http, StartFault> {
-    let http = HttpServer::new(|| HttpApp::new().default_service(web::to(waiting::closed)));
+fn serve_closed(public: &TcpListener, config: &Config) -> Result<Http, StartFault> {
+    let host = config.server.public_url.host_str().unwrap_or_default();
+    let closed = ClosedDoor::new(&config.server.auth_prefix, host);
+    let http = HttpServer::new(move || HttpApp::new().configure(|cfg| waiting::routes(cfg, &closed)));
     // A client that keeps its connection must meet the open door with its next request.
     let http = http
         .workers(1)

@@ -16,7 +16,7 @@ pub fn run(common: &Common) -> ExitCode {
         Ok(loaded) => loaded,
         Err(code) => return code,
     };
-    let _logs = match logs(&loaded.config) {
+    let logs = match logs(&loaded.config) {
         Ok(guard) => guard,
         Err(problem) => {
             eprintln!("{problem}");
@@ -30,7 +30,8 @@ pub fn run(common: &Common) -> ExitCode {
     let Ok(sources) = common.sources() else { return ExitCode::from(FAULTS) };
     let system = actix_web::rt::System::new();
     let served = system.block_on(async {
-        let server = Server::bind(loaded.config, Some(sources), furniture()).await?;
+        let server =
+            Server::bind(loaded.config, Some(sources), furniture()).await?.watching_log(logs.lost_lines());
         let (stopping, stop) = watch::channel(false);
         tokio::spawn(async move {
             stop_signals().await;

@@ -42,7 +42,7 @@ pub async fn open(
     app: &App,
     setup: &Setup,
     grant: Grant,
-    previous: Option<&SessionKey>,
+    previous: Previous<'_>,
     visitor: &Visitor,
 ) -> Result<Opened> {
     let now_ms = app.now_ms();
@@ -57,12 +57,7 @@ pub async fn open(
             return Err(refused);
         }
     };
-    if let Some((old, _)) = match previous {
-        Some(key) => sessions::find_by_key_hash(&mut writer, &key.hash()).await?,
-        None => None,
-    } {
-        sessions::end(&mut writer, &old.id, now_ms).await?;
-    }
+    end_previous(&mut writer, previous, now_ms).await?;
     let new = new_session(app, setup, &user, grant, visitor);
     sessions::insert(&mut writer, &new, &setup.ring).await?;
     let ended =
@@ -78,6 +73,27 @@ pub async fn open(
     writer.commit().await?;
     app.metrics.session_ended("too_many", ended.len() as u64);
     Ok(Opened { guest: Guest { user, session: new.session }, key: new.key })
+}
+
+/// The sessions that a browser had before; a new login ends them (session fixation, security.md SE-02).
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Previous<'a> {
+    /// By the cookie that came with the callback.
+    pub key: Option<&'a SessionKey>,
+    /// By the handle sealed when the login began: a cross-site form post brings no session cookie.
+    pub id: Option<&'a str>,
+}
+
+async fn end_previous(writer: &mut Writer, previous: Previous<'_>, now_ms: i64) -> Result<()> {
+    if let Some(key) = previous.key
+        && let Some((old, _)) = sessions::find_by_key_hash(writer, &key.hash()).await?
+    {
+        sessions::end(writer, &old.id, now_ms).await?;
+    }
+    if let Some(id) = previous.id {
+        sessions::end(writer, id, now_ms).await?;
+    }
+    Ok(())
 }
 
 async fn admitted(app: &App, writer: &mut Writer, applied: Applied, visitor: &Visitor) -> Result<User> {

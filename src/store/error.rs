@@ -17,7 +17,7 @@ pub enum StoreError {
     NewerSchema { found: i64, known: i64 },
     /// The schema is missing or behind, and migrating at start is switched off.
     #[error(
-        "the database has schema {found}, this Doorward needs {known}: run `doorward db migrate`,
+        "the database has schema {found}, this Doorward needs {known}: run `doorward migrate`,
         or set `database.migrate`"
     )]
     OlderSchema { found: i64, known: i64 },

@@ -24,10 +24,11 @@ const FORM_MAX: usize = 64 * 1024;
 
 /// `GET /auth/login`
 pub async fn start(request: HttpRequest, door: web::Data<Door>, guest: MaybeGuest) -> Answer {
-    let asked = read(&door, request.query_string()).map_err(Refused)?;
+    let mut asked = read(&door, request.query_string()).map_err(Refused)?;
     if let Some(end) = rounds::stop(&request, &door).await {
         return Ok(end);
     }
+    asked.previous = guest.0.as_ref().map(|guest| guest.session.id.clone());
     if let Some(guest) = &guest.0 {
         let another = asked.provider.as_ref().is_some_and(|id| *id != guest.session.provider);
         if !asked.wants_a_new_login() && !another {

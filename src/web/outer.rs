@@ -251,7 +251,8 @@ fn finish_problem(door: &Door, seen: &Seen, problem: &Problem) -> HttpResponse {
     for header in problem.headers() {
         response.insert_header(header);
     }
-    let page = seen.wants_page.then(|| pages::problem(door, problem, &seen.id)).flatten();
+    let page =
+        seen.wants_page.then(|| pages::problem(pages::chrome(door, None), problem, &seen.id)).flatten();
     let mut response = match page {
         Some(html) => response.content_type("text/html; charset=utf-8").body(html),
         None => response.content_type("application/problem+json").body(problem.json(&seen.id)),

@@ -2,7 +2,7 @@
 
 use actix_web::cookie::time::Duration;
 use actix_web::cookie::{Cookie, CookieJar, Key, SameSite};
-use actix_web::http::header::{COOKIE, HeaderMap};
+use actix_web::http::header::{COOKIE, HeaderMap, HeaderValue};
 
 use crate::domain::SessionKey;
 use crate::flows::login::SealedAttempt;
@@ -131,6 +131,21 @@ impl Cookies {
         }
     }
 
+    /// A Cookie header with our own cookies alone, each under its literal name, and no session at all from two. What comes after reads
+    /// exactly what was judged here: other parsers decode names, and would find our name where a sibling domain planted another.
+    #[must_use]
+    pub fn only_ours(&self, headers: &HeaderMap) -> Option<HeaderValue> {
+        let session = match self.session(headers) {
+            SessionCookie::One(value) => Some(format!("{}={value}", self.session_name())),
+            SessionCookie::Absent | SessionCookie::Doubled => None,
+        };
+        let attempts = self.attempts(headers).into_iter();
+        let attempts =
+            attempts.map(|attempt| format!("{}={}", self.attempt_name(&attempt.tag), attempt.value));
+        let kept: Vec<String> = session.into_iter().chain(attempts).collect();
+        if kept.is_empty() { None } else { HeaderValue::from_str(&kept.join("; ")).ok() }
+    }
+
     /// The session key in a signed cookie value, read as actix-session writes it, without its middleware.
     #[must_use]
     pub fn verify(&self, value: &str, mac: &Key) -> Option<SessionKey> {
@@ -153,19 +168,19 @@ fn is_tag(text: &str) -> bool {
     text.len() == TAG_LENGTH && text.bytes().all(|b| b.is_ascii_alphanumeric())
 }
 
-/// Name and value of each cookie. Whatever is no pair of visible ASCII is skipped.
+/// Name and value of each cookie, by their literal bytes: a pair that is no text is skipped alone, and a name is not percent-decoded,
+/// for browsers apply their `__Host-` rule to the literal name.
 fn pairs(headers: &HeaderMap) -> impl Iterator<Item = (&str, &str)> {
-    let texts = headers.get_all(COOKIE).filter_map(|value| value.to_str().ok());
-    texts.flat_map(|text| text.split(';')).filter_map(|pair| {
+    let raw = headers.get_all(COOKIE).flat_map(|value| value.as_bytes().split(|byte| *byte == b';'));
+    raw.filter_map(|pair| std::str::from_utf8(pair).ok()).filter_map(|pair| {
         let (name, value) = pair.trim_matches([' ', '\t']).split_once('=')?;
-        Some((name.trim_end(), value))
+        Some((name, value))
     })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use actix_web::http::header::HeaderValue;
 
     fn headers(values: &[&[u8]]) -> HeaderMap {
         let mut map = HeaderMap::new();
@@ -188,6 +203,18 @@ mod tests {
             SessionCookie::One("b")
         );
         assert_eq!(plain().session(&headers(&[b"Doorward=a"])), SessionCookie::Absent);
+    }
+
+    #[test]
+    fn ck_05_a_name_that_only_decodes_to_ours_is_not_ours() {
+        let secure = Cookies::new(true, 600_000);
+        let planted = headers(&[
+            b"__Host%2Ddoorward=evil; __Host-doorward =evil; __Host-doorward=good; x=Jos\xc3\xa9; y=\xff",
+        ]);
+        assert_eq!(secure.session(&planted), SessionCookie::One("good"));
+        assert_eq!(secure.only_ours(&planted).unwrap(), "__Host-doorward=good");
+        let alone = headers(&[b"__Host%2Ddoorward=evil"]);
+        assert_eq!((secure.session(&alone), secure.only_ours(&alone)), (SessionCookie::Absent, None));
     }
 
     #[test]

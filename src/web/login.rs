@@ -30,7 +30,7 @@ pub async fn start(request: HttpRequest, door: web::Data<Door>, guest: MaybeGues
     }
     asked.previous = guest.0.as_ref().map(|guest| guest.session.id.clone());
     if let Some(guest) = &guest.0 {
-        let another = asked.provider.as_ref().is_some_and(|id| *id != guest.session.provider);
+        let another = login::asks_for_another(&door.app, &asked, &guest.session.provider)?;
         if !asked.wants_a_new_login() && !another {
             let mut back = see_other(asked.return_to.unwrap_or_default().as_str()).finish();
             rounds::note(&request, &door, &mut back);

@@ -285,8 +285,8 @@ impl Oidc {
             .and_then(|a| token_call::read_object(&a, "userinfo").map(|o| (a.status, o)))
         {
             Ok(answer) => answer,
-            // A provider in trouble does not keep people out for want of a display name.
-            Err(ProviderError::Unavailable(why)) => {
+            // Without the claims that were needed, a login would wipe what is stored of the person; then it had better wait.
+            Err(ProviderError::Unavailable(why)) if self.has_needed_claims(claims) => {
                 tracing::warn!(
                     provider = self.config.id,
                     why,
@@ -294,6 +294,7 @@ impl Oidc {
                 );
                 return Ok(());
             }
+            Err(ProviderError::Unavailable(why)) => return Err(ProviderError::Unavailable(why)),
             Err(_) => return Err(ProviderError::protocol("userinfo", "refused or unreadable")),
         };
         let (200, more) = answer else {

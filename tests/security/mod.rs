@@ -2,6 +2,8 @@
 
 mod identity;
 mod identity_attributes;
+mod session;
+mod session_ends;
 
 use std::sync::Arc;
 

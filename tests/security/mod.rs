@@ -1,5 +1,7 @@
 //! The numbered promises of the security document, each kept through the real HTTP surface: a test's name begins with its row.
 
+mod cookies;
+mod cookies_hostile;
 mod identity;
 mod identity_attributes;
 mod session;

@@ -2,11 +2,13 @@
 //!
 //! Everything that can be checked is checked before the code is spent, and the attempt is marked as used before that too.
 
+use std::time::Instant;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use subtle::ConstantTimeEq as _;
 
-use super::session::{self, Opened};
+use super::session::{self, Opened, Previous};
 use super::{Visitor, audit};
 use crate::app::{App, Setup};
 use crate::config::ResponseMode;
@@ -45,12 +47,12 @@ pub enum Direction {
 }
 
 /// Starts a login at the provider that the request names, or at the only one.
+///
+/// # Errors
+/// An unknown provider, a wish that is not offered, or a provider that cannot be asked.
 pub async fn begin(app: &App, request: &LoginRequest, held: &[SealedAttempt]) -> Result<Direction> {
     let setup = app.setup();
-    let provider = match choose(&setup, request)? {
-        Some(provider) => provider,
-        None => return Ok(Direction::Choose(offered(&setup))),
-    };
+    let Some(provider) = choose(&setup, request)? else { return Ok(Direction::Choose(offered(&setup))) };
     let begun = begin_at(app, &setup, provider.as_ref(), request, held).await;
     let id = &provider.config().id;
     app.metrics.login_started(id, begun.as_ref().map_or_else(Error::reason, |_| "ok"));
@@ -102,7 +104,7 @@ async fn begin_at(
         redirect_uri: setup.own_url(&format!("/callback/{}", config.id)).into(),
     };
     let attempt = LoginAttempt::begin(destination, &request, app.now_ms(), &*app.random);
-    let redirect = provider.authorize_url(&attempt, &request).await?;
+    let redirect = timed(app, provider, "authorize", provider.authorize_url(&attempt, &request)).await?;
     let dropped = surplus(app, setup, held);
     let cross_site_post = config.response_mode == ResponseMode::FormPost;
     Ok(Begun { redirect, cookie: seal(setup, &attempt)?, cross_site_post, dropped })
@@ -150,6 +152,10 @@ pub struct Arrival<'a> {
 }
 
 /// Finishes a login. A refusal is recorded with its reason; nothing is spent before every check has passed.
+///
+/// # Errors
+/// Why nobody is signed in: an attempt that is over, an answer that cannot be accepted, a person who may not come in, or a house that
+/// does not answer.
 pub async fn finish(app: &App, arrival: &Arrival<'_>) -> Result<Finished> {
     let setup = app.setup();
     let provider = setup.provider(arrival.provider).ok_or(Error::NotFound)?;
@@ -193,8 +199,9 @@ async fn finish_at(
         accepted => accepted?,
     }
     use_once(app, setup, &attempt).await?;
-    let grant = provider.exchange(arrival.callback, &attempt).await?;
-    let opened = session::open(app, setup, grant, arrival.previous, arrival.visitor).await?;
+    let grant = timed(app, provider, "exchange", provider.exchange(arrival.callback, &attempt)).await?;
+    let previous = Previous { key: arrival.previous, id: attempt.previous.as_deref() };
+    let opened = session::open(app, setup, grant, previous, arrival.visitor).await?;
     Ok(Finished::SignedIn { opened: Box::new(opened), return_to: attempt.return_to.as_str().to_owned() })
 }
 
@@ -223,6 +230,20 @@ fn recognise(
     Ok(attempt)
 }
 
+/// Measures a call to a provider.
+async fn timed<T>(
+    app: &App,
+    provider: &dyn Provider,
+    operation: &str,
+    call: impl Future<Output = Result<T, ProviderError>>,
+) -> Result<T, ProviderError> {
+    let started = Instant::now();
+    let answer = call.await;
+    let outcome = answer.as_ref().map_or_else(ProviderError::outcome, |_| "ok");
+    app.metrics.provider_call(&provider.config().id, operation, outcome, started.elapsed().as_secs_f64());
+    answer
+}
+
 /// Settles single use across replicas by a unique row, committed before the code is spent.
 async fn use_once(app: &App, setup: &Setup, attempt: &LoginAttempt) -> Result<()> {
     let until_ms = attempt.created_at_ms.saturating_add(setup.config.limits.login_attempt_ms);
@@ -243,6 +264,7 @@ async fn begin_again(
         prompt: attempt.prompt,
         max_age: attempt.max_age,
         acr_values: attempt.acr_values.clone(),
+        previous: attempt.previous.clone(),
         again: true,
         ..LoginRequest::default()
     };

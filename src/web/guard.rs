@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use actix_session::SessionExt as _;
 use actix_web::body::MessageBody;
+use actix_web::cookie::{self, Cookie};
 use actix_web::dev::{Payload, ServiceRequest, ServiceResponse};
 use actix_web::http::header::{COOKIE, HeaderValue, SET_COOKIE};
 use actix_web::middleware::Next;
@@ -15,6 +16,7 @@ use super::Door;
 use super::cookies::SessionCookie;
 use super::csrf::{self, Proof};
 use super::problem::Refused;
+use super::session::Life;
 use crate::error::Error;
 use crate::flows::Visitor;
 use crate::flows::audit::{self, Refusal};
@@ -55,6 +57,10 @@ pub async fn layer(
             response.headers_mut().append(SET_COOKIE, value);
         }
     }
+    let life = response.request().extensions().get::<Life>().map(|life| life.left_ms);
+    if let Some(left_ms) = life {
+        shorten_session(&door, &mut response, left_ms);
+    }
     Ok(response)
 }
 
@@ -70,6 +76,26 @@ async fn take_body(request: &mut ServiceRequest) -> Result<(), actix_web::Error>
         }
         Err(_) => Err(Refused(Error::TooSlow).into()),
     }
+}
+
+/// A session that follows its token ends before the overall limit, which is the one life that actix-session knows; the browser's cookie
+/// must not outlive it (security.md CK-07).
+fn shorten_session<B>(door: &Door, response: &mut ServiceResponse<B>, left_ms: i64) {
+    let lines: Vec<HeaderValue> = response.headers_mut().remove(SET_COOKIE).collect();
+    for line in lines {
+        let line = shortened(&door.cookies.session_name(), &line, left_ms).unwrap_or(line);
+        response.headers_mut().append(SET_COOKIE, line);
+    }
+}
+
+fn shortened(name: &str, line: &HeaderValue, left_ms: i64) -> Option<HeaderValue> {
+    let mut cookie = Cookie::parse_encoded(line.to_str().ok()?).ok()?;
+    let left = cookie::time::Duration::milliseconds(left_ms);
+    if cookie.name() != name || cookie.max_age().is_none_or(|age| age <= left) {
+        return None;
+    }
+    cookie.set_max_age(left);
+    HeaderValue::from_str(&cookie.encoded().to_string()).ok()
 }
 
 /// Marks a request whose cookie opened a session.

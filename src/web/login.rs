@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use actix_session::Session as Cookie;
 use actix_web::http::header::LOCATION;
-use actix_web::{HttpRequest, HttpResponse, ResponseError as _, web};
+use actix_web::{HttpMessage as _, HttpRequest, HttpResponse, ResponseError as _, web};
 
 use super::problem::Refused;
 use super::session::{self, MaybeGuest};
@@ -208,6 +208,8 @@ async fn answer(
 
 fn signed_in(request: &HttpRequest, by: &Caller<'_>, opened: &Opened, return_to: &str) -> Answer {
     session::begin(by.cookie, opened)?;
+    let left_ms = opened.guest.session.expires_at_ms - opened.guest.session.created_at_ms;
+    request.extensions_mut().insert(session::Life { left_ms });
     // Checked when it was sealed; the rules may have changed since.
     let return_to = ReturnTo::parse(return_to, &by.door.app.setup().return_rules).unwrap_or_default();
     if accepts_json(request) {

@@ -149,10 +149,11 @@ pub fn routes(cfg: &mut web::ServiceConfig, door: &Door, dev_idp: Option<&DevIdp
         .service(at("/account/sessions/end-all", "POST").route(web::post().to(pages::end_all)))
         .service(at("/account/sessions/{id}/end", "POST").route(web::post().to(pages::end_one)))
         .default_service(web::to(nothing));
-    cfg.app_data(web::Data::new(door.clone()))
-        .service(look)
-        .service(own)
-        .default_service(web::to(behind::answer));
+    // What anybody may keep needs no session, and must never carry a cookie.
+    let own = web::scope(&door.auth_prefix)
+        .service(at("/static/{name}", "GET, HEAD").route(read().to(pages::look)))
+        .service(with_session);
+    cfg.app_data(web::Data::new(door.clone())).service(own).default_service(web::to(behind::answer));
 }
 
 /// A place of ours, which says of itself what it takes when asked for anything else.

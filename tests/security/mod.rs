@@ -1,7 +1,11 @@
 //! The numbered promises of the security document, each kept through the real HTTP surface: a test's name begins with its row.
 
+mod cookies;
+mod cookies_hostile;
 mod identity;
 mod identity_attributes;
+mod session;
+mod session_ends;
 
 use std::sync::Arc;
 

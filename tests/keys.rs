@@ -9,7 +9,7 @@ use tokio::task::JoinSet;
 use crate::house::browser::Browser;
 use crate::house::databases::{Database, on_each_database};
 use crate::house::op::ScriptedOp;
-use crate::house::process::{Home, Process, Ran, me, op_config, signed_in, try_sign_in};
+use crate::house::process::{Home, Process, Ran, hang_up, me, op_config, signed_in, try_sign_in};
 
 /// `expose_claims` makes `/auth/me` open the stored ID token, so that every question tries the ring.
 fn with_ring(op: &ScriptedOp, current: &str, ids: &[&str]) -> String {
@@ -30,9 +30,7 @@ fn home(op: &ScriptedOp, database: &Database) -> Home {
 /// Gives the running server another ring; what it says to that.
 async fn reload(home: &Home, process: &mut Process, text: &str) -> String {
     home.write("config.toml", text);
-    let from = process.log().len();
-    process.signal("HUP");
-    process.heard_after(from, "reloaded").await
+    hang_up(process).await
 }
 
 fn rows_of(ran: &Ran, id: &str) -> i64 {

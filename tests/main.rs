@@ -12,3 +12,4 @@ mod reload;
 mod servers;
 mod start;
 mod stores;
+mod telemetry;

@@ -369,6 +369,14 @@ pub async fn me(browser: &Browser) -> u16 {
     browser.get_json("/auth/me").await.status
 }
 
+/// Asks for a reload; everything that the program says to it.
+pub async fn hang_up(process: &mut Process) -> String {
+    let from = process.log().len();
+    process.signal("HUP");
+    process.heard_after(from, "reloaded").await;
+    process.log()[from..].to_owned()
+}
+
 /// A login by hand that a server may leave unanswered; hands back what the callback answered.
 pub async fn try_sign_in(browser: &Browser) -> reqwest::Result<Page> {
     let start = browser.try_get("/auth/login?return_to=/protected").await?;

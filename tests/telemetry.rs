@@ -161,26 +161,8 @@ async fn lg_01_lg_02_lg_03_at_trace_level_no_secret_is_told_whatever_goes_wrong(
     assert_eq!(guest.navigate("/protected?token=query-canary").await.status, 200);
     assert_eq!(guest.get_json("/auth/me").await.status, 200);
 
-    for (path, answer) in troubles() {
-        op.script(|s| s.next(path, answer));
-        refused_login(&process, &mut search).await;
-    }
-    op.script(|s| s.raw_id_token(|minted| mint::flip_bit(&minted.token, 2, 9)));
-    refused_login(&process, &mut search).await;
-    op.script(|s| s.raw_id_token(|minted| minted.token.clone()));
+    bad_answers(&op, &process, &mut search).await;
     strangers(&process, &guest, &mut search).await;
-    op.script(|s| s.deny("access_denied"));
-    refused_login(&process, &mut search).await;
-    op.script(|s| {
-        s.authorization_response(|pairs| {
-            pairs.retain(|(name, _)| name != "code");
-            for (name, value) in [("error", "server_error"), ("error_description", "error-canary")] {
-                pairs.push((name.into(), value.into()));
-            }
-        });
-    });
-    refused_login(&process, &mut search).await;
-    op.script(|s| s.authorization_response(|_| {}));
 
     let left = guest.post_form("/auth/logout", &[]).await;
     assert_eq!(left.status, 303, "{}", left.text());
@@ -217,6 +199,29 @@ async fn lg_01_lg_02_lg_03_at_trace_level_no_secret_is_told_whatever_goes_wrong(
     assert!(events.len() > 40, "{log}");
     search.show("the log", log);
     search.finds_nothing();
+}
+
+/// A provider in every kind of trouble, and in the end well again.
+async fn bad_answers(op: &ScriptedOp, process: &Process, search: &mut Search) {
+    for (path, answer) in troubles() {
+        op.script(|s| s.next(path, answer));
+        refused_login(process, search).await;
+    }
+    op.script(|s| s.raw_id_token(|minted| mint::flip_bit(&minted.token, 2, 9)));
+    refused_login(process, search).await;
+    op.script(|s| s.raw_id_token(|minted| minted.token.clone()));
+    op.script(|s| s.deny("access_denied"));
+    refused_login(process, search).await;
+    op.script(|s| {
+        s.authorization_response(|pairs| {
+            pairs.retain(|(name, _)| name != "code");
+            for (name, value) in [("error", "server_error"), ("error_description", "error-canary")] {
+                pairs.push((name.into(), value.into()));
+            }
+        });
+    });
+    refused_login(process, search).await;
+    op.script(|s| s.authorization_response(|_| {}));
 }
 
 /// Requests of people who should not be here, with whatever they bring.

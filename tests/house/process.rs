@@ -69,7 +69,7 @@ impl Home {
     /// A small production set-up: SQLite, one provider `op`, the demo app, a key and a client secret in `secrets/`.
     pub fn with_op(op: &ScriptedOp) -> Self {
         let home = Self::with_config(&op_config(op, ""));
-        home.write("secrets/op", &op.script(|s| s.client_secret.clone()));
+        home.write("secrets/op", op.script(|s| s.client_secret.clone()));
         home.write_key("secrets/k1");
         home
     }

@@ -1,6 +1,7 @@
 //! All integration tests of Doorward, one binary: a server is started once for all of them.
 #![cfg(test)]
 
+mod architecture;
 mod browser_selftest;
 mod config;
 mod house;
@@ -8,7 +9,9 @@ mod keys;
 mod login;
 mod op_hostile_selftest;
 mod op_selftest;
+mod openapi;
 mod reload;
+mod security;
 mod servers;
 mod start;
 mod stores;

@@ -100,13 +100,13 @@ async fn admitted(app: &App, writer: &mut Writer, applied: Applied, visitor: &Vi
     let user = applied.user;
     // A deleted person who signs in again stays deleted: the tombstone wins over late news of any kind.
     user.admit().map_err(Error::Denied)?;
-    let event = match applied.outcome {
-        Outcome::Created => Some("user.created"),
-        _ if applied.moved_issuer => Some("user.moved_issuer"),
-        _ if applied.email_shared => Some("user.email_shared"),
-        _ => None,
-    };
-    if let Some(event) = event {
+    let news = [
+        (applied.outcome == Outcome::Created, "user.created"),
+        (applied.moved_issuer, "user.moved_issuer"),
+        // A newcomer's address can be another user's as well (security.md ID-07).
+        (applied.email_shared, "user.email_shared"),
+    ];
+    for (_, event) in news.into_iter().filter(|(happened, _)| *happened) {
         let deed =
             audit::Deed { event, provider: Some(&user.provider), user_id: Some(&user.id), session_id: None };
         audit::deed(app, writer, &deed, visitor).await?;

@@ -15,3 +15,4 @@ mod security;
 mod servers;
 mod start;
 mod stores;
+mod telemetry;

@@ -11,8 +11,8 @@ use crate::app::App;
 use crate::flows::sweep;
 
 /// How often the house is swept; often enough that a batch stays small, rarely enough that an idle house sleeps.
-const SWEEP: Duration = Duration::from_secs(60);
-const BACK_OFF_MAX: Duration = Duration::from_secs(15 * 60);
+const SWEEP: Duration = Duration::from_mins(1);
+const BACK_OFF_MAX: Duration = Duration::from_mins(15);
 
 /// Runs every job until the house closes.
 pub async fn run(app: Arc<App>, mut closing: watch::Receiver<bool>) {

@@ -109,7 +109,7 @@ impl Server {
         Arc::clone(&self.app)
     }
 
-    /// Serves until asked to stop (`stop`, SIGTERM or SIGINT), then finishes what is under way within the configured time.
+    /// Serves until asked to stop, then finishes what is under way within the configured time.
     ///
     /// # Errors
     /// Sentences for the operator: what keeps the house from opening, at once or after the database came up.
@@ -138,7 +138,7 @@ impl Server {
         let mut serving = tokio::spawn(server);
         tokio::select! {
             _ = stop.wait_for(|stop| *stop) => {}
-            () = signals(&app, self.sources.as_ref()) => {}
+            () = reloads(&app, self.sources.as_ref()) => {}
             _ = &mut serving => return Err(StartFault::Faults(vec!["the listener ended by itself".to_owned()])),
         }
         tracing::info!("stopping: finishing what is under way");
@@ -171,7 +171,6 @@ impl Server {
             tokio::select! {
                 () = tokio::time::sleep(LOOK_AGAIN) => {}
                 _ = stop.wait_for(|stop| *stop) => break Ok(false),
-                () = stop_signals() => break Ok(false),
             }
         };
         if let Some(closed) = closed {
@@ -257,17 +256,14 @@ fn serve_public(
     started(http.listen(again(public)?).map(|http| HttpServerBound(http.run())))
 }
 
-/// Reloads on SIGHUP; returns when SIGTERM or SIGINT asks to stop.
-async fn signals(app: &App, sources: Option<&Sources>) {
+/// Reloads on each SIGHUP; never ends by itself.
+async fn reloads(app: &App, sources: Option<&Sources>) {
     use tokio::signal::unix::{SignalKind, signal};
     let (Ok(mut hangup), Some(sources)) = (signal(SignalKind::hangup()), sources) else {
-        return stop_signals().await;
+        return std::future::pending().await;
     };
-    loop {
-        tokio::select! {
-            () = stop_signals() => return,
-            _ = hangup.recv() => tell(reload::run(app, sources).await),
-        }
+    while hangup.recv().await.is_some() {
+        tell(reload::run(app, sources).await);
     }
 }
 
@@ -288,18 +284,5 @@ fn tell(reloaded: Result<reload::Reloaded, Vec<String>>) {
             }
             tracing::error!(faults = faults.len(), "not reloaded; the old configuration stays in force");
         }
-    }
-}
-
-async fn stop_signals() {
-    use tokio::signal::unix::{SignalKind, signal};
-    let (Ok(mut terminate), Ok(mut interrupt)) =
-        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
-    else {
-        return std::future::pending().await;
-    };
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
     }
 }

@@ -3,6 +3,7 @@
 
 mod browser_selftest;
 mod house;
+mod login;
 mod op_hostile_selftest;
 mod op_selftest;
 mod servers;

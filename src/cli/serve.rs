@@ -31,8 +31,13 @@ pub fn run(common: &Common) -> ExitCode {
     let system = actix_web::rt::System::new();
     let served = system.block_on(async {
         let server = Server::bind(loaded.config, Some(sources), furniture()).await?;
-        // Nobody but a signal stops a server that was started from the command line.
-        let (_keep, stop) = watch::channel(false);
+        let (stopping, stop) = watch::channel(false);
+        tokio::spawn(async move {
+            stop_signals().await;
+            let _ = stopping.send(true);
+            // A dropped sender would look like a second wish.
+            std::future::pending::<()>().await;
+        });
         server.run_until_stopped(stop).await
     });
     match served {
@@ -44,6 +49,20 @@ pub fn run(common: &Common) -> ExitCode {
             common.print_start_fault(&fault);
             ExitCode::from(FAULTS)
         }
+    }
+}
+
+/// Returns when SIGTERM or SIGINT asks to stop.
+async fn stop_signals() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (Ok(mut terminate), Ok(mut interrupt)) =
+        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
     }
 }
 
@@ -60,6 +79,7 @@ fn logs(config: &Config) -> Result<Guard, String> {
 }
 
 /// Applies migrations and exits.
+#[must_use]
 pub fn migrate(common: &Common) -> ExitCode {
     let mut config = match common.load() {
         Ok(loaded) => loaded.config,

@@ -30,6 +30,9 @@ pub struct Refusal<'a> {
 }
 
 /// Writes a deed in the transaction that does it.
+///
+/// # Errors
+/// The database's.
 pub async fn deed(app: &App, writer: &mut Writer, deed: &Deed<'_>, visitor: &Visitor) -> Result<()> {
     let mut event = blank(app, deed.event, "success", visitor);
     event.provider = deed.provider.map(str::to_owned);

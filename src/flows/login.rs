@@ -45,12 +45,12 @@ pub enum Direction {
 }
 
 /// Starts a login at the provider that the request names, or at the only one.
+///
+/// # Errors
+/// An unknown provider, a wish that is not offered, or a provider that cannot be asked.
 pub async fn begin(app: &App, request: &LoginRequest, held: &[SealedAttempt]) -> Result<Direction> {
     let setup = app.setup();
-    let provider = match choose(&setup, request)? {
-        Some(provider) => provider,
-        None => return Ok(Direction::Choose(offered(&setup))),
-    };
+    let Some(provider) = choose(&setup, request)? else { return Ok(Direction::Choose(offered(&setup))) };
     let begun = begin_at(app, &setup, provider.as_ref(), request, held).await;
     let id = &provider.config().id;
     app.metrics.login_started(id, begun.as_ref().map_or_else(Error::reason, |_| "ok"));
@@ -150,6 +150,10 @@ pub struct Arrival<'a> {
 }
 
 /// Finishes a login. A refusal is recorded with its reason; nothing is spent before every check has passed.
+///
+/// # Errors
+/// Why nobody is signed in: an attempt that is over, an answer that cannot be accepted, a person who may not come in, or a house that
+/// does not answer.
 pub async fn finish(app: &App, arrival: &Arrival<'_>) -> Result<Finished> {
     let setup = app.setup();
     let provider = setup.provider(arrival.provider).ok_or(Error::NotFound)?;

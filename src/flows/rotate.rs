@@ -24,6 +24,9 @@ pub struct Key {
 }
 
 /// Every key that matters, the sealing one first.
+///
+/// # Errors
+/// The database's.
 pub async fn list(app: &App) -> Result<Vec<Key>> {
     let setup = app.setup();
     let mut reader = app.store.reader().await?;
@@ -44,6 +47,9 @@ pub async fn list(app: &App) -> Result<Vec<Key>> {
 }
 
 /// Days since each key first met this database.
+///
+/// # Errors
+/// The database's.
 pub async fn ages(store: &Store, now_ms: i64) -> Result<BTreeMap<String, i64>> {
     const DAY_MS: i64 = 24 * 60 * 60 * 1000;
     let mut reader = store.reader().await?;
@@ -63,6 +69,9 @@ pub struct Rotated {
 }
 
 /// Re-encrypts every cell in short transactions, until only the current key is in use.
+///
+/// # Errors
+/// The database's.
 pub async fn run(app: &App) -> Result<Rotated> {
     let setup = app.setup();
     let mut rotated = Rotated::default();

@@ -35,6 +35,9 @@ pub struct Opened {
 }
 
 /// Writes user and session of a verified login in one transaction; the browser's previous session ends in it too.
+///
+/// # Errors
+/// A person who may not come in, an id that another identity holds, or the database's.
 pub async fn open(
     app: &App,
     setup: &Setup,
@@ -126,6 +129,9 @@ fn new_session(app: &App, setup: &Setup, user: &User, grant: Grant, visitor: &Vi
 }
 
 /// The guest that a key belongs to, while the session lives and the user may be here.
+///
+/// # Errors
+/// The database's.
 pub async fn find(app: &App, key: &SessionKey) -> Result<Option<Guest>> {
     let mut reader = app.store.reader().await?;
     let found = sessions::find_by_key_hash(&mut reader, &key.hash()).await?;
@@ -153,6 +159,9 @@ pub async fn note_activity(app: &App, session: &Session) {
 }
 
 /// The user's live sessions, newest first.
+///
+/// # Errors
+/// The database's.
 pub async fn list(app: &App, guest: &Guest) -> Result<Vec<Session>> {
     let idle_ms = app.setup().config.session.idle_ms;
     let mut reader = app.store.reader().await?;
@@ -162,6 +171,9 @@ pub async fn list(app: &App, guest: &Guest) -> Result<Vec<Session>> {
 }
 
 /// Ends one of the guest's own sessions; somebody else's does not exist for them.
+///
+/// # Errors
+/// [`Error::NotFound`] for a session that is not the guest's or not alive, or the database's.
 pub async fn end_one(app: &App, guest: &Guest, session_id: &str, visitor: &Visitor) -> Result<()> {
     let mut writer = app.store.writer().await?;
     let own =
@@ -188,6 +200,9 @@ pub enum Extent {
 }
 
 /// Ends the guest's sessions, all or all but this one; returns how many.
+///
+/// # Errors
+/// The database's.
 pub async fn end_many(app: &App, guest: &Guest, extent: Extent, visitor: &Visitor) -> Result<usize> {
     let spared = (extent == Extent::Others).then_some(guest.session.id.as_str());
     let mut writer = app.store.writer().await?;
@@ -207,6 +222,9 @@ pub async fn end_many(app: &App, guest: &Guest, extent: Extent, visitor: &Visito
 }
 
 /// Ends the session of a key, if it still lives; returns its guest and the tokens it held.
+///
+/// # Errors
+/// The database's.
 pub async fn end_by_key(
     app: &App,
     key: &SessionKey,
@@ -251,6 +269,9 @@ async fn undecryptable(app: &App, error: &OpenError, visitor: &Visitor) {
 }
 
 /// The claims that the operator lets the browser see, from the session's own ID token.
+///
+/// # Errors
+/// [`Error::NotSignedIn`] when the stored tokens do not open, or the database's.
 pub async fn exposed_claims(app: &App, guest: &Guest, visitor: &Visitor) -> Result<BTreeMap<String, Value>> {
     let setup = app.setup();
     let names = &setup.config.session.expose_claims;

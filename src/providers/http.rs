@@ -33,6 +33,7 @@ pub struct Answer {
 
 impl Answer {
     /// Whether the answer calls itself JSON (`application/json`, `application/jwk-set+json` …).
+    #[must_use]
     pub fn is_json(&self) -> bool {
         let essence = self.content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
         essence == "application/json" || (essence.starts_with("application/") && essence.ends_with("+json"))
@@ -74,6 +75,10 @@ impl Http {
         Ok(Self { client, calls: Semaphore::new(CALLS_MAX) })
     }
 
+    /// A GET, with a bearer token in the header where one is given: never in the address, which is logged (RFC 9700 4.3.2).
+    ///
+    /// # Errors
+    /// [`ProviderError::Unavailable`] without a whole answer in time, `Protocol` for one that is too large.
     pub async fn get(&self, url: &Url, bearer: Option<&str>) -> Result<Answer, ProviderError> {
         let mut request = self.client.get(url.clone()).header("accept", "application/json");
         if let Some(token) = bearer {
@@ -83,6 +88,9 @@ impl Http {
     }
 
     /// A form POST, with client authentication in the header where `basic` is given.
+    ///
+    /// # Errors
+    /// [`ProviderError::Unavailable`] without a whole answer in time, `Protocol` for one that is too large.
     pub async fn post(
         &self,
         url: &Url,

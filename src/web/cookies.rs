@@ -20,14 +20,17 @@ pub struct Cookies {
 
 impl Cookies {
     /// Over https every name carries `__Host-`; on http loopback browsers would refuse that, so names are plain there.
+    #[must_use]
     pub fn new(secure: bool, attempt_life_ms: i64) -> Self {
         Self { secure, attempt_life: Duration::milliseconds(attempt_life_ms) }
     }
 
+    #[must_use]
     pub fn secure(&self) -> bool {
         self.secure
     }
 
+    #[must_use]
     pub fn session_name(&self) -> String {
         format!("{}{SESSION}", self.prefix())
     }
@@ -41,6 +44,7 @@ impl Cookies {
     }
 
     /// The cookie of a started login. A cross-site POST brings back only `SameSite=None` cookies, so form-post logins need that.
+    #[must_use]
     pub fn attempt(&self, attempt: SealedAttempt, cross_site_post: bool) -> Cookie<'static> {
         let mut cookie =
             Cookie::build(self.attempt_name(&attempt.tag), attempt.value).max_age(self.attempt_life).finish();
@@ -49,6 +53,7 @@ impl Cookies {
     }
 
     /// Takes an attempt's cookie away, with the same attributes that it was set with.
+    #[must_use]
     pub fn no_attempt(&self, tag: &str) -> Cookie<'static> {
         let mut cookie = Cookie::new(self.attempt_name(tag), "");
         self.mark(&mut cookie, false);
@@ -56,6 +61,7 @@ impl Cookies {
         cookie
     }
 
+    #[must_use]
     pub fn no_session(&self) -> Cookie<'static> {
         let mut cookie = Cookie::new(self.session_name(), "");
         self.mark(&mut cookie, false);
@@ -72,6 +78,7 @@ impl Cookies {
     }
 
     /// Every attempt that the browser holds.
+    #[must_use]
     pub fn attempts(&self, headers: &HeaderMap) -> Vec<SealedAttempt> {
         let prefix = self.attempt_name("");
         let found = pairs(headers).filter_map(|(name, value)| {
@@ -83,6 +90,7 @@ impl Cookies {
     }
 
     /// How the browser answers for its session.
+    #[must_use]
     pub fn session<'h>(&self, headers: &'h HeaderMap) -> SessionCookie<'h> {
         let name = self.session_name();
         let mut found = pairs(headers).filter(|(own, _)| *own == name).map(|(_, value)| value);
@@ -95,6 +103,7 @@ impl Cookies {
     }
 
     /// The session key in a signed cookie value, read as actix-session writes it, without its middleware.
+    #[must_use]
     pub fn verify(&self, value: &str, mac: &Key) -> Option<SessionKey> {
         let cookie = Cookie::parse_encoded(format!("{}={value}", self.session_name())).ok()?;
         let mut jar = CookieJar::new();

@@ -62,21 +62,21 @@ fn read(door: &Door, query: &str) -> Result<LoginRequest, Error> {
             // A hostile address costs the visitor nothing: they simply land on the front page.
             "return_to" | "target_link_uri" => {
                 asked.return_to =
-                    asked.return_to.take().or_else(|| ReturnTo::parse(&value, &setup.return_rules))
+                    asked.return_to.take().or_else(|| ReturnTo::parse(&value, &setup.return_rules));
             }
             "login_hint" => asked.login_hint = needed(short())?,
             "prompt" => {
                 asked.prompt = Some(
                     Prompt::parse(&value)
                         .ok_or(Error::InvalidRequest("prompt is not one that is known here."))?,
-                )
+                );
             }
             "max_age" => {
                 asked.max_age = Some(
                     value
                         .parse()
                         .map_err(|_| Error::InvalidRequest("max_age is not a number of seconds."))?,
-                )
+                );
             }
             "acr_values" => {
                 asked.acr_values = needed(short())?
@@ -85,7 +85,7 @@ fn read(door: &Door, query: &str) -> Result<LoginRequest, Error> {
                     .filter(|acr| !acr.is_empty())
                     .take(ACR_VALUES_MAX)
                     .map(str::to_owned)
-                    .collect()
+                    .collect();
             }
             "organization" => asked.organization = needed(short())?,
             "screen" => asked.signup = value == "signup",

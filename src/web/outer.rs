@@ -70,6 +70,9 @@ struct Seen {
 }
 
 /// Runs a request through the house.
+///
+/// # Errors
+/// Never one that reaches the visitor bare: each carries a finished problem.
 pub async fn layer(
     request: ServiceRequest,
     next: Next<impl MessageBody + 'static>,
@@ -183,7 +186,10 @@ fn check(door: &Door, seen: &Seen, request: &ServiceRequest) -> Option<Result<Ht
 
 fn check_host(door: &Door, seen: &Seen, request: &ServiceRequest) -> Option<Result<HttpResponse, Error>> {
     let mut hosts = request.headers().get_all(header::HOST).filter_map(|value| value.to_str().ok());
-    let named = hosts.next().or_else(|| request.uri().authority().map(|a| a.as_str())).unwrap_or_default();
+    let named = hosts
+        .next()
+        .or_else(|| request.uri().authority().map(actix_web::http::uri::Authority::as_str))
+        .unwrap_or_default();
     let in_target = request.uri().authority().map(actix_web::http::uri::Authority::as_str);
     if in_target.is_some_and(|target| !target.eq_ignore_ascii_case(named)) {
         return Some(Err(Error::InvalidRequest("Request target and Host disagree.")));
@@ -218,12 +224,11 @@ fn problem_in(seen: &Seen, response: &HttpResponse<BoxBody>) -> Option<Problem> 
 
 /// An error that no handler made: the session store could not be asked, or a panic.
 fn broken(door: &Door, seen: &Seen, error: &actix_web::Error) -> actix_web::Error {
-    let problem = match error.as_error::<Refused>() {
-        Some(refused) => Problem::of(&refused.0),
-        None => {
-            tracing::warn!(error = %error, "the session could not be read or written");
-            Problem::of(&Error::DatabaseDown(String::new()))
-        }
+    let problem = if let Some(refused) = error.as_error::<Refused>() {
+        Problem::of(&refused.0)
+    } else {
+        tracing::warn!(error = %error, "the session could not be read or written");
+        Problem::of(&Error::DatabaseDown(String::new()))
     };
     let mut response = finish_problem(door, seen, &problem);
     finish_headers(door, seen, response.headers_mut());

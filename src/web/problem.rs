@@ -24,6 +24,7 @@ const fn of(status: u16, code: &'static str, title: &'static str, detail: &'stat
 impl Problem {
     /// The public contract.
     #[must_use]
+    #[expect(clippy::too_many_lines, reason = "one table, to be read as a table")]
     pub fn of(error: &Error) -> Self {
         match error {
             Error::InvalidRequest(detail) => {

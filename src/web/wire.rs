@@ -30,7 +30,7 @@ pub fn user(user: &User) -> Value {
     json!({
         "id": user.id,
         "provider": user.provider,
-        "email": profile.email.as_ref().map(|email| email.as_str()),
+        "email": profile.email.as_ref().map(super::super::domain::email::Email::as_str),
         "emailVerified": profile.email_verified,
         "username": profile.username,
         "firstName": profile.first_name,

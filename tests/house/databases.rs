@@ -16,6 +16,8 @@ pub struct Database {
 
 #[expect(dead_code, reason = "kept to be dropped")]
 enum Keep {
+    /// Somebody else's to remove.
+    Nothing,
     Folder(tempfile::TempDir),
     Cluster(postgres::Database),
 }
@@ -26,6 +28,11 @@ impl Database {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let url = format!("sqlite:{}", folder.path().join("doorward.sqlite").display());
         Self { url, keep: Keep::Folder(folder) }
+    }
+
+    /// A database that lives elsewhere already.
+    pub fn at(url: &str) -> Self {
+        Self { url: url.to_owned(), keep: Keep::Nothing }
     }
 
     /// In the cluster that the whole run shares.

@@ -4,6 +4,7 @@ pub mod browser;
 pub mod corpus;
 pub mod databases;
 pub mod form;
+pub mod home;
 pub mod jar;
 pub mod op;
 pub mod servers;

@@ -114,10 +114,7 @@ fn check_audience(claims: &Map<String, Value>, config: &config::Provider) -> Res
 /// A `NumericDate` in ms; anything but a sane number is a refusal, never "absent" (CVE-2026-25537).
 fn time_ms(claims: &Map<String, Value>, name: &'static str) -> Result<Option<i64>, ProviderError> {
     const LIMIT: f64 = 9_007_199_254_740_992.0;
-    let value = match claims.get(name) {
-        None => return Ok(None),
-        Some(value) => value,
-    };
+    let Some(value) = claims.get(name) else { return Ok(None) };
     match value.as_f64() {
         Some(seconds) if value.is_number() && (0.0..LIMIT).contains(&seconds) => {
             #[expect(clippy::cast_possible_truncation, reason = "below 2^53, so far within i64 even in ms")]
@@ -163,8 +160,8 @@ fn check_auth_time(
     expected: &Expected<'_>,
 ) -> Result<Option<i64>, ProviderError> {
     let auth_time = time_ms(claims, "auth_time")?;
-    let Some(max_age_s) = expected.attempt.max_age else { return Ok(auth_time) };
-    let max_age_ms = i64::try_from(max_age_s).unwrap_or(i64::MAX).saturating_mul(1000);
+    let Some(seconds) = expected.attempt.max_age else { return Ok(auth_time) };
+    let max_age_ms = i64::try_from(seconds).unwrap_or(i64::MAX).saturating_mul(1000);
     let oldest = expected
         .attempt
         .created_at_ms
@@ -178,8 +175,8 @@ fn check_auth_time(
 
 fn check_acr(claims: &Map<String, Value>, attempt: &LoginAttempt) -> Result<Option<String>, ProviderError> {
     let acr = claims.get("acr").and_then(Value::as_str).filter(|acr| acr.len() <= 255).map(str::to_owned);
-    let asked = &attempt.acr_values;
-    if asked.is_empty() || acr.as_ref().is_some_and(|acr| asked.contains(acr)) {
+    let wanted = &attempt.acr_values;
+    if wanted.is_empty() || acr.as_ref().is_some_and(|acr| wanted.contains(acr)) {
         return Ok(acr);
     }
     refuse("id_token_acr", "weaker than asked")

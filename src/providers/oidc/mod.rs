@@ -98,11 +98,7 @@ impl Oidc {
     }
 
     /// What an `error` in the answer means (RFC 6749 4.1.2.1, OpenID Connect Core 3.1.2.6).
-    pub(super) fn check_error(
-        &self,
-        callback: &Callback,
-        attempt: &LoginAttempt,
-    ) -> Result<(), ProviderError> {
+    pub(super) fn check_error(callback: &Callback, attempt: &LoginAttempt) -> Result<(), ProviderError> {
         let Some(error) = callback.error.as_deref() else { return Ok(()) };
         Err(match error {
             "access_denied" => ProviderError::Cancelled,
@@ -306,21 +302,6 @@ impl Oidc {
         if more.get("sub").and_then(Value::as_str) != claims.get("sub").and_then(Value::as_str) {
             return Err(ProviderError::protocol("userinfo_sub", "it speaks of another person"));
         }
-        const THE_TOKENS_OWN: [&str; 13] = [
-            "iss",
-            "sub",
-            "aud",
-            "exp",
-            "iat",
-            "nbf",
-            "azp",
-            "nonce",
-            "auth_time",
-            "acr",
-            "amr",
-            "sid",
-            "at_hash",
-        ];
         claims.extend(more.into_iter().filter(|(name, _)| !THE_TOKENS_OWN.contains(&name.as_str())));
         Ok(())
     }
@@ -379,6 +360,10 @@ impl Oidc {
     }
 }
 
+/// Claims that only the signed token may set; userinfo speaks of the person, not of the login.
+const THE_TOKENS_OWN: [&str; 13] =
+    ["iss", "sub", "aud", "exp", "iat", "nbf", "azp", "nonce", "auth_time", "acr", "amr", "sid", "at_hash"];
+
 /// A spent code: verified, with every claim we could gather.
 pub(super) struct Redeemed {
     pub tokens: Tokens,
@@ -419,7 +404,7 @@ impl Provider for Oidc {
 
     async fn accept(&self, callback: &Callback, attempt: &LoginAttempt) -> Result<(), ProviderError> {
         self.check_issuer(callback, attempt).await?;
-        self.check_error(callback, attempt)
+        Self::check_error(callback, attempt)
     }
 
     async fn exchange(&self, callback: &Callback, attempt: &LoginAttempt) -> Result<Grant, ProviderError> {

@@ -15,6 +15,8 @@ pub enum Error {
     /// The reason is for the audit log; the visitor learns only that it failed.
     #[error("the login failed: {0}")]
     LoginFailed(&'static str),
+    #[error("this browser is sent in circles")]
+    LoginLoop,
     #[error("not signed in")]
     NotSignedIn,
     #[error("signed in, and not allowed")]
@@ -69,6 +71,7 @@ impl Error {
             Self::InvalidRequest(_) => "invalid_request",
             Self::LoginExpired => "login_expired",
             Self::LoginFailed(reason) => reason,
+            Self::LoginLoop => "login_loop",
             Self::NotSignedIn => "not_signed_in",
             Self::NotAllowed => "not_allowed",
             Self::Csrf => "csrf",
@@ -95,7 +98,7 @@ impl Error {
 impl From<StoreError> for Error {
     fn from(error: StoreError) -> Self {
         match error {
-            StoreError::Unavailable(_) => Self::DatabaseDown(error.to_string()),
+            unavailable if unavailable.is_unavailable() => Self::DatabaseDown(unavailable.to_string()),
             other => Self::Internal(other.to_string()),
         }
     }

@@ -41,6 +41,25 @@ pub async fn deed(app: &App, writer: &mut Writer, deed: &Deed<'_>, visitor: &Vis
     Ok(audit_log::insert(writer, &event).await?)
 }
 
+/// Writes an event of the house itself (start, stop, reload), best effort: a full disk must not keep a door from closing.
+pub async fn milestone(app: &App, event: &'static str) {
+    let written = async {
+        let mut writer = app.store.writer().await?;
+        deed(
+            app,
+            &mut writer,
+            &Deed { event, provider: None, user_id: None, session_id: None },
+            &Visitor::default(),
+        )
+        .await?;
+        Ok::<_, crate::error::Error>(writer.commit().await?)
+    };
+    if let Err(error) = written.await {
+        app.metrics.audit_dropped(1);
+        tracing::warn!(event, %error, "an audit event could not be stored");
+    }
+}
+
 /// Writes a refusal, as far as its address still has rows this minute. A database that cannot take it leaves a log line and a count.
 pub async fn refusal(app: &App, refusal: &Refusal<'_>, visitor: &Visitor) {
     let address = visitor.address.clone().unwrap_or_default();

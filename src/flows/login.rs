@@ -2,11 +2,13 @@
 //!
 //! Everything that can be checked is checked before the code is spent, and the attempt is marked as used before that too.
 
+use std::time::Instant;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use subtle::ConstantTimeEq as _;
 
-use super::session::{self, Opened};
+use super::session::{self, Opened, Previous};
 use super::{Visitor, audit};
 use crate::app::{App, Setup};
 use crate::config::ResponseMode;
@@ -102,7 +104,7 @@ async fn begin_at(
         redirect_uri: setup.own_url(&format!("/callback/{}", config.id)).into(),
     };
     let attempt = LoginAttempt::begin(destination, &request, app.now_ms(), &*app.random);
-    let redirect = provider.authorize_url(&attempt, &request).await?;
+    let redirect = timed(app, provider, "authorize", provider.authorize_url(&attempt, &request)).await?;
     let dropped = surplus(app, setup, held);
     let cross_site_post = config.response_mode == ResponseMode::FormPost;
     Ok(Begun { redirect, cookie: seal(setup, &attempt)?, cross_site_post, dropped })
@@ -197,8 +199,9 @@ async fn finish_at(
         accepted => accepted?,
     }
     use_once(app, setup, &attempt).await?;
-    let grant = provider.exchange(arrival.callback, &attempt).await?;
-    let opened = session::open(app, setup, grant, arrival.previous, arrival.visitor).await?;
+    let grant = timed(app, provider, "exchange", provider.exchange(arrival.callback, &attempt)).await?;
+    let previous = Previous { key: arrival.previous, id: attempt.previous.as_deref() };
+    let opened = session::open(app, setup, grant, previous, arrival.visitor).await?;
     Ok(Finished::SignedIn { opened: Box::new(opened), return_to: attempt.return_to.as_str().to_owned() })
 }
 
@@ -227,6 +230,20 @@ fn recognise(
     Ok(attempt)
 }
 
+/// Measures a call to a provider.
+async fn timed<T>(
+    app: &App,
+    provider: &dyn Provider,
+    operation: &str,
+    call: impl Future<Output = Result<T, ProviderError>>,
+) -> Result<T, ProviderError> {
+    let started = Instant::now();
+    let answer = call.await;
+    let outcome = answer.as_ref().map_or_else(ProviderError::outcome, |_| "ok");
+    app.metrics.provider_call(&provider.config().id, operation, outcome, started.elapsed().as_secs_f64());
+    answer
+}
+
 /// Settles single use across replicas by a unique row, committed before the code is spent.
 async fn use_once(app: &App, setup: &Setup, attempt: &LoginAttempt) -> Result<()> {
     let until_ms = attempt.created_at_ms.saturating_add(setup.config.limits.login_attempt_ms);
@@ -247,6 +264,7 @@ async fn begin_again(
         prompt: attempt.prompt,
         max_age: attempt.max_age,
         acr_values: attempt.acr_values.clone(),
+        previous: attempt.previous.clone(),
         again: true,
         ..LoginRequest::default()
     };

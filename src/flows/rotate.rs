@@ -57,6 +57,21 @@ pub async fn ages(store: &Store, now_ms: i64) -> Result<BTreeMap<String, i64>> {
     Ok(met.into_iter().map(|(id, at_ms)| (id, (now_ms - at_ms).max(0) / DAY_MS)).collect())
 }
 
+/// Shows each key's age in the metrics, so that a forgotten rotation raises an alarm (security.md CR-02).
+///
+/// # Errors
+/// The database's.
+pub async fn report_ages(app: &App) -> Result<()> {
+    let setup = app.setup();
+    for (id, days) in ages(&app.store, app.now_ms()).await? {
+        // A retired key only grows older, and an alarm about it would never end.
+        if setup.ring.ids().any(|own| own == id) {
+            app.metrics.key_age_days(&id, days);
+        }
+    }
+    Ok(())
+}
+
 /// What a rotation did.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Rotated {

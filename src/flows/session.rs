@@ -42,7 +42,7 @@ pub async fn open(
     app: &App,
     setup: &Setup,
     grant: Grant,
-    previous: Option<&SessionKey>,
+    previous: Previous<'_>,
     visitor: &Visitor,
 ) -> Result<Opened> {
     let now_ms = app.now_ms();
@@ -57,12 +57,7 @@ pub async fn open(
             return Err(refused);
         }
     };
-    if let Some((old, _)) = match previous {
-        Some(key) => sessions::find_by_key_hash(&mut writer, &key.hash()).await?,
-        None => None,
-    } {
-        sessions::end(&mut writer, &old.id, now_ms).await?;
-    }
+    end_previous(&mut writer, previous, now_ms).await?;
     let new = new_session(app, setup, &user, grant, visitor);
     sessions::insert(&mut writer, &new, &setup.ring).await?;
     let ended =
@@ -80,17 +75,38 @@ pub async fn open(
     Ok(Opened { guest: Guest { user, session: new.session }, key: new.key })
 }
 
+/// The sessions that a browser had before; a new login ends them (session fixation, security.md SE-02).
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Previous<'a> {
+    /// By the cookie that came with the callback.
+    pub key: Option<&'a SessionKey>,
+    /// By the handle sealed when the login began: a cross-site form post brings no session cookie.
+    pub id: Option<&'a str>,
+}
+
+async fn end_previous(writer: &mut Writer, previous: Previous<'_>, now_ms: i64) -> Result<()> {
+    if let Some(key) = previous.key
+        && let Some((old, _)) = sessions::find_by_key_hash(writer, &key.hash()).await?
+    {
+        sessions::end(writer, &old.id, now_ms).await?;
+    }
+    if let Some(id) = previous.id {
+        sessions::end(writer, id, now_ms).await?;
+    }
+    Ok(())
+}
+
 async fn admitted(app: &App, writer: &mut Writer, applied: Applied, visitor: &Visitor) -> Result<User> {
     let user = applied.user;
     // A deleted person who signs in again stays deleted: the tombstone wins over late news of any kind.
     user.admit().map_err(Error::Denied)?;
-    let event = match applied.outcome {
-        Outcome::Created => Some("user.created"),
-        _ if applied.moved_issuer => Some("user.moved_issuer"),
-        _ if applied.email_shared => Some("user.email_shared"),
-        _ => None,
-    };
-    if let Some(event) = event {
+    let news = [
+        (applied.outcome == Outcome::Created, "user.created"),
+        (applied.moved_issuer, "user.moved_issuer"),
+        // A newcomer's address can be another user's as well (security.md ID-07).
+        (applied.email_shared, "user.email_shared"),
+    ];
+    for (_, event) in news.into_iter().filter(|(happened, _)| *happened) {
         let deed =
             audit::Deed { event, provider: Some(&user.provider), user_id: Some(&user.id), session_id: None };
         audit::deed(app, writer, &deed, visitor).await?;

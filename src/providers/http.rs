@@ -13,6 +13,7 @@ use url::Url;
 
 use super::ProviderError;
 use crate::domain::address;
+use crate::telemetry;
 
 const CONNECT: Duration = Duration::from_secs(3);
 const WHOLE: Duration = Duration::from_secs(10);
@@ -107,6 +108,11 @@ impl Http {
     async fn send(&self, request: reqwest::RequestBuilder) -> Result<Answer, ProviderError> {
         let call = async {
             let _place = self.calls.acquire().await;
+            // One trace leads from the browser's request through the provider (W3C Trace Context).
+            let request = match telemetry::current_traceparent() {
+                Some(parent) => request.header("traceparent", parent),
+                None => request,
+            };
             let mut response = request.send().await.map_err(|e| unavailable(&e))?;
             let mut answer = Answer {
                 status: response.status().as_u16(),

@@ -5,8 +5,8 @@
 pub(super) mod claims;
 mod discovery;
 mod id_token;
-mod jws;
-mod keys;
+pub mod jws;
+pub mod keys;
 mod strict;
 mod token_call;
 

@@ -6,5 +6,6 @@ mod house;
 mod login;
 mod op_hostile_selftest;
 mod op_selftest;
+mod security;
 mod servers;
 mod stores;

@@ -1,11 +1,30 @@
 //! The numbered promises of the security document, each kept through the real HTTP surface: a test's name begins with its row.
 
+mod authorization;
+mod callback;
 mod cookies;
 mod cookies_hostile;
+mod csrf;
+mod discovery;
+mod escaping;
+mod headers;
+mod http;
+mod id_token;
+mod id_token_form;
 mod identity;
 mod identity_attributes;
+mod keys;
+mod logout;
+mod loops;
+mod mix_up;
+mod parallel;
+mod pushed;
+mod redirects;
 mod session;
 mod session_ends;
+mod stage;
+mod step_up;
+mod token_answer;
 
 use std::sync::Arc;
 

@@ -14,10 +14,13 @@ use crate::app::{App, Setup};
 use crate::config::ResponseMode;
 use crate::crypto::seal::Place;
 use crate::domain::login::Destination;
-use crate::domain::{Callback, LoginAttempt, LoginRequest, Prompt, SessionKey};
+use crate::domain::{Callback, LoginAttempt, LoginRequest, Prompt, ReturnTo, SessionKey};
 use crate::error::{Error, Result};
 use crate::providers::{Provider, ProviderError};
 use crate::store::used_attempts;
+
+/// Bytes of a sealed attempt as a cookie's value.
+const ATTEMPT_MAX: usize = 2048;
 
 /// A cookie of an attempt, as the browser holds it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -103,11 +106,12 @@ async fn begin_at(
         client_id: config.client_id.clone(),
         redirect_uri: setup.own_url(&format!("/callback/{}", config.id)).into(),
     };
-    let attempt = LoginAttempt::begin(destination, &request, app.now_ms(), &*app.random);
+    let mut attempt = LoginAttempt::begin(destination, &request, app.now_ms(), &*app.random);
+    let cookie = seal_small(setup, &mut attempt)?;
     let redirect = timed(app, provider, "authorize", provider.authorize_url(&attempt, &request)).await?;
     let dropped = surplus(app, setup, held);
     let cross_site_post = config.response_mode == ResponseMode::FormPost;
-    Ok(Begun { redirect, cookie: seal(setup, &attempt)?, cross_site_post, dropped })
+    Ok(Begun { redirect, cookie, cross_site_post, dropped })
 }
 
 /// Which of the browser's attempts must go so that the new one is within the limit: the unreadable, the old, then the oldest.
@@ -280,6 +284,22 @@ fn seal(setup: &Setup, attempt: &LoginAttempt) -> Result<SealedAttempt> {
     let plain = serde_json::to_vec(attempt).map_err(|e| Error::Internal(e.to_string()))?;
     let value = URL_SAFE_NO_PAD.encode(setup.ring.seal(place(&tag), &plain));
     Ok(SealedAttempt { tag, value })
+}
+
+/// As [`seal`], within the size of a cookie that every browser and proxy takes (security.md CK-03).
+fn seal_small(setup: &Setup, attempt: &mut LoginAttempt) -> Result<SealedAttempt> {
+    let whole = seal(setup, attempt)?;
+    if whole.value.len() < ATTEMPT_MAX {
+        return Ok(whole);
+    }
+    // Where to go afterwards is the one part that can be spared: the person is signed in all the same, and lands on the front page.
+    attempt.return_to = ReturnTo::default();
+    let spared = seal(setup, attempt)?;
+    if spared.value.len() < ATTEMPT_MAX {
+        Ok(spared)
+    } else {
+        Err(Error::InvalidRequest("The sign-in link asks for more than one sign-in can carry."))
+    }
 }
 
 fn open(setup: &Setup, cookie: &SealedAttempt) -> Option<LoginAttempt> {

@@ -34,10 +34,10 @@ pub async fn layer(
         SessionCookie::Doubled => {
             let refusal = Refusal { event: "session.refused", reason: "cookie_doubled", provider: None };
             audit::refusal(&door.app, &refusal, &visitor).await;
-            forget_session(&door, &mut request);
             true
         }
     };
+    keep_own_cookies(&door, &mut request);
     check_origin(&door, &request, held, &visitor).await?;
     let mut response = next.call(request).await?;
     // actix-session leaves a cookie alone whose session is gone; the browser would carry it for ever.
@@ -94,19 +94,12 @@ fn sets_session(door: &Door, response: &ServiceResponse<impl MessageBody>) -> bo
     response.headers().get_all(SET_COOKIE).any(|value| value.as_bytes().starts_with(start.as_bytes()))
 }
 
-/// Hides every session cookie from what comes after; the other cookies stay.
-fn forget_session(door: &Door, request: &mut ServiceRequest) {
-    let start = format!("{}=", door.cookies.session_name());
-    let texts = request.headers().get_all(COOKIE).filter_map(|value| value.to_str().ok());
-    let kept: Vec<&str> = texts
-        .flat_map(|text| text.split(';'))
-        .map(str::trim)
-        .filter(|pair| !pair.starts_with(&start))
-        .collect();
-    let kept = HeaderValue::from_str(&kept.join("; ")).ok();
+/// Leaves of the cookies what our own reader saw, so that no later parser can see another session than it did.
+fn keep_own_cookies(door: &Door, request: &mut ServiceRequest) {
+    let own = door.cookies.own_header(request.headers());
     request.headers_mut().remove(COOKIE);
-    if let Some(kept) = kept {
-        request.headers_mut().insert(COOKIE, kept);
+    if let Some(own) = own {
+        request.headers_mut().insert(COOKIE, own);
     }
 }
 

@@ -15,8 +15,6 @@ pub enum Error {
     /// The reason is for the audit log; the visitor learns only that it failed.
     #[error("the login failed: {0}")]
     LoginFailed(&'static str),
-    #[error("this browser is sent in circles")]
-    LoginLoop,
     #[error("not signed in")]
     NotSignedIn,
     #[error("signed in, and not allowed")]
@@ -73,7 +71,6 @@ impl Error {
             Self::InvalidRequest(_) | Self::TooSlow => "invalid_request",
             Self::LoginExpired => "login_expired",
             Self::LoginFailed(reason) => reason,
-            Self::LoginLoop => "login_loop",
             Self::NotSignedIn => "not_signed_in",
             Self::NotAllowed => "not_allowed",
             Self::Csrf => "csrf",

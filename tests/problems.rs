@@ -12,7 +12,6 @@ fn every_error() -> Vec<Error> {
         Error::InvalidRequest("(what is wrong with it)"),
         Error::LoginExpired,
         Error::LoginFailed("any_reason"),
-        Error::LoginLoop,
         Error::NotSignedIn,
         Error::NotAllowed,
         Error::Csrf,
@@ -26,6 +25,7 @@ fn every_error() -> Vec<Error> {
         Error::MethodNotAllowed,
         Error::IdentityConflict,
         Error::TooLarge,
+        Error::TooSlow,
         Error::AddressTooLong,
         Error::HeadTooLarge,
         Error::WrongHost,
@@ -40,7 +40,6 @@ fn every_error() -> Vec<Error> {
             Error::InvalidRequest(_)
             | Error::LoginExpired
             | Error::LoginFailed(_)
-            | Error::LoginLoop
             | Error::NotSignedIn
             | Error::NotAllowed
             | Error::Csrf
@@ -52,6 +51,7 @@ fn every_error() -> Vec<Error> {
             | Error::MethodNotAllowed
             | Error::IdentityConflict
             | Error::TooLarge
+            | Error::TooSlow
             | Error::AddressTooLong
             | Error::HeadTooLarge
             | Error::WrongHost

@@ -52,6 +52,10 @@ pub enum Direction {
 /// An unknown provider, a wish that is not offered, or a provider that cannot be asked.
 pub async fn begin(app: &App, request: &LoginRequest, held: &[SealedAttempt]) -> Result<Direction> {
     let setup = app.setup();
+    let silent = |provider: &crate::config::Provider| provider.silent_login;
+    if request.prompt == Some(Prompt::None) && !setup.config.providers.iter().any(silent) {
+        return Err(Error::InvalidRequest("prompt=none is not offered"));
+    }
     let Some(provider) = choose(&setup, request)? else { return Ok(Direction::Choose(offered(&setup))) };
     let begun = begin_at(app, &setup, provider.as_ref(), request, held).await;
     let id = &provider.config().id;

@@ -10,8 +10,6 @@ use crate::flows::login::SealedAttempt;
 const SESSION: &str = "doorward";
 const ATTEMPT: &str = "doorward-login-";
 const TAG_LENGTH: usize = 8;
-/// Not as long as a tag, so that it is never taken for an attempt.
-const ROUNDS: &str = "recent";
 
 /// How this door names and marks its cookies.
 #[derive(Debug, Clone)]
@@ -66,33 +64,6 @@ impl Cookies {
     #[must_use]
     pub fn no_session(&self) -> Cookie<'static> {
         let mut cookie = Cookie::new(self.session_name(), "");
-        self.mark(&mut cookie, false);
-        cookie.make_removal();
-        cookie
-    }
-
-    /// When this browser was sent back from a sign-in of late, unix milliseconds, as it says itself; nothing but its own loop guard rests on it.
-    #[must_use]
-    pub fn rounds(&self, headers: &HeaderMap) -> Vec<i64> {
-        let name = self.attempt_name(ROUNDS);
-        let found = pairs(headers).find(|(own, _)| *own == name);
-        let texts = found.map(|(_, value)| value).unwrap_or_default().split('.').take(TAG_LENGTH);
-        texts.filter_map(|text| text.parse().ok()).collect()
-    }
-
-    #[must_use]
-    pub fn with_rounds(&self, rounds: &[i64], life_ms: i64) -> Cookie<'static> {
-        let texts: Vec<String> = rounds.iter().map(i64::to_string).collect();
-        let mut cookie = Cookie::build(self.attempt_name(ROUNDS), texts.join("."))
-            .max_age(Duration::milliseconds(life_ms))
-            .finish();
-        self.mark(&mut cookie, false);
-        cookie
-    }
-
-    #[must_use]
-    pub fn no_rounds(&self) -> Cookie<'static> {
-        let mut cookie = Cookie::new(self.attempt_name(ROUNDS), "");
         self.mark(&mut cookie, false);
         cookie.make_removal();
         cookie

@@ -9,7 +9,7 @@ use percent_encoding::{CONTROLS, utf8_percent_encode};
 
 use super::problem::Refused;
 use super::session::{self, MaybeGuest};
-use super::{Door, pages, rounds, visitor, wire};
+use super::{Door, pages, visitor, wire};
 use crate::config::ResponseMode;
 use crate::domain::login::CallbackFault;
 use crate::domain::{Callback, LoginAttempt, LoginRequest, Prompt, ReturnTo};
@@ -26,16 +26,11 @@ const FORM_MAX: usize = 64 * 1024;
 /// `GET /auth/login`
 pub async fn start(request: HttpRequest, door: web::Data<Door>, guest: MaybeGuest) -> Answer {
     let mut asked = read(&door, request.query_string()).map_err(Refused)?;
-    if let Some(end) = rounds::stop(&request, &door).await {
-        return Ok(end);
-    }
     asked.previous = guest.0.as_ref().map(|guest| guest.session.id.clone());
     if let Some(guest) = &guest.0 {
         let another = login::asks_for_another(&door.app, &asked, &guest.session.provider)?;
         if !asked.wants_a_new_login() && !another {
-            let mut back = see_other(asked.return_to.unwrap_or_default().as_str()).finish();
-            rounds::note(&request, &door, &mut back);
-            return Ok(back);
+            return Ok(see_other(asked.return_to.unwrap_or_default().as_str()).finish());
         }
     }
     let held = door.cookies.attempts(request.headers());
@@ -220,9 +215,7 @@ fn signed_in(request: &HttpRequest, by: &Caller<'_>, opened: &Opened, return_to:
         let body = serde_json::json!({ "user": wire::user(&opened.guest.user), "session": wire::session(&opened.guest.session, idle_ms) });
         return Ok(HttpResponse::Ok().json(body));
     }
-    let mut back = see_other(return_to.as_str()).finish();
-    rounds::note(request, by.door, &mut back);
-    Ok(back)
+    Ok(see_other(return_to.as_str()).finish())
 }
 
 /// Whether the caller asks for JSON in so many words.

@@ -20,7 +20,6 @@ pub mod operations;
 mod outer;
 mod pages;
 pub mod problem;
-mod rounds;
 mod session;
 pub mod views;
 pub mod waiting;
@@ -33,7 +32,6 @@ use actix_web::guard::{Any, Get, Head};
 use actix_web::http::header::{ALLOW, HeaderValue};
 use actix_web::middleware::from_fn;
 use actix_web::{HttpMessage as _, HttpRequest, HttpResponse, Resource, Route, web};
-use url::Url;
 
 use self::cookies::Cookies;
 use self::problem::{Problem, Refused};
@@ -92,11 +90,10 @@ impl Door {
     fn content_policy(&self) -> String {
         let setup = self.app.setup();
         let mut forms: Vec<String> = setup
-            .config
-            .providers
+            .providers()
             .iter()
-            .filter_map(|p| Url::parse(&p.issuer).ok())
-            .map(|url| url.origin().ascii_serialization())
+            .flat_map(|provider| provider.form_targets())
+            .map(|origin| origin.ascii_serialization())
             .chain(setup.config.cors.origins.iter().cloned())
             .collect();
         forms.sort_unstable();

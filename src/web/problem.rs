@@ -42,12 +42,6 @@ impl Problem {
                 "Signing in did not work",
                 "The answer of the sign-in service could not be accepted. Sign in again; if it keeps happening, give the request id to whoever runs this site.",
             ),
-            Error::LoginLoop => of(
-                400,
-                "login_failed",
-                "You are being sent in circles",
-                "Signing in works, and right afterwards this site asks for it again. Wait a moment and sign in once more; if it keeps happening, give the request id to whoever runs this site.",
-            ),
             Error::NotSignedIn => of(401, "not_signed_in", "You are not signed in", "Sign in to see this."),
             Error::NotAllowed => of(
                 403,

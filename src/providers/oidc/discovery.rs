@@ -171,6 +171,11 @@ impl Discovery {
         Self { last_good: Arc::new(last_good), fetching: tokio::sync::Mutex::new(()) }
     }
 
+    /// What is at hand, without asking anybody.
+    pub fn at_hand(&self) -> Option<Arc<Metadata>> {
+        self.last_good.held.load_full().map(|held| Arc::clone(&held.metadata))
+    }
+
     /// Current metadata.
     ///
     /// # Errors
@@ -182,17 +187,17 @@ impl Discovery {
         now_ms: i64,
     ) -> Result<Arc<Metadata>, ProviderError> {
         let held = self.last_good.held.load_full();
-        if let Some(held) = held.as_ref().filter(|held| now_ms < held.fetched_at_ms + LIFE_MS) {
+        if let Some(held) = held.as_ref().filter(|held| is_within(now_ms, held.fetched_at_ms, LIFE_MS)) {
             return Ok(Arc::clone(&held.metadata));
         }
         let failed_at_ms = self.last_good.failed_at_ms.load(Ordering::Relaxed);
-        let Some(old) = held.filter(|held| now_ms < held.fetched_at_ms + STALE_MAX_MS) else {
-            if now_ms < failed_at_ms + PAUSE_MS {
+        let Some(old) = held.filter(|held| is_within(now_ms, held.fetched_at_ms, STALE_MAX_MS)) else {
+            if is_within(now_ms, failed_at_ms, PAUSE_MS) {
                 return Err(a_moment_ago());
             }
             return self.refresh(http, expected, now_ms).await;
         };
-        if now_ms < failed_at_ms + STALE_PAUSE_MS {
+        if is_within(now_ms, failed_at_ms, STALE_PAUSE_MS) {
             return Ok(Arc::clone(&old.metadata));
         }
         if let Ok(fetched) = tokio::time::timeout(PATIENCE, self.refresh(http, expected, now_ms)).await {
@@ -212,7 +217,7 @@ impl Discovery {
         let failed_before = self.last_good.failed_at_ms.load(Ordering::Relaxed);
         let _turn = self.fetching.lock().await;
         if let Some(fresh) =
-            self.last_good.held.load_full().filter(|held| now_ms < held.fetched_at_ms + LIFE_MS)
+            self.last_good.held.load_full().filter(|held| is_within(now_ms, held.fetched_at_ms, LIFE_MS))
         {
             return Ok(Arc::clone(&fresh.metadata));
         }
@@ -244,6 +249,11 @@ impl Discovery {
         fetched
             .unwrap_or_else(|_| Err(ProviderError::Unavailable("its metadata was not waited for".to_owned())))
     }
+}
+
+/// Whether a span that began at a moment still lasts. A beginning in the future means that the clock was set back: then nothing lasts.
+pub(super) fn is_within(now_ms: i64, began_ms: i64, span_ms: i64) -> bool {
+    (began_ms..began_ms.saturating_add(span_ms)).contains(&now_ms)
 }
 
 fn a_moment_ago() -> ProviderError {

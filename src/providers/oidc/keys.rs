@@ -12,6 +12,7 @@ use serde_json::{Map, Value};
 use tracing::Instrument as _;
 use url::Url;
 
+use super::discovery::is_within;
 use super::jws::{Jws, SignatureFault};
 use super::strict;
 use crate::providers::ProviderError;
@@ -170,10 +171,11 @@ impl Keys {
         let held = self.current(from).await?;
         match jws.verify(&held.keys) {
             Ok(key) => return Ok(key.clone()),
-            Err(SignatureFault::Bad) => {
+            Err(SignatureFault::Bad) if jws.kid.is_some() => {
                 return Err(ProviderError::protocol("token_signature", "the signature does not fit the key"));
             }
-            Err(SignatureFault::NoKey) => {}
+            // Without a key id, a new key shows only by signatures that no longer fit the old one.
+            Err(SignatureFault::NoKey | SignatureFault::Bad) => {}
         }
         let held = self.fetch_for_unknown_key(&held, from).await?;
         match jws.verify(&held.keys) {
@@ -203,12 +205,14 @@ impl Keys {
     /// Keys that are young enough, fetched if need be; older ones serve on while a refresh fails or takes long.
     async fn current(&self, from: Source<'_>) -> Result<Arc<Held>, ProviderError> {
         let held = self.last_good.held.load_full();
-        if let Some(held) = held.as_ref().filter(|held| from.now_ms < held.fetched_at_ms + held.life_ms) {
+        if let Some(held) =
+            held.as_ref().filter(|held| is_within(from.now_ms, held.fetched_at_ms, held.life_ms))
+        {
             return Ok(Arc::clone(held));
         }
-        let usable = held.as_ref().filter(|held| from.now_ms < held.fetched_at_ms + STALE_MAX_MS);
+        let usable = held.as_ref().filter(|held| is_within(from.now_ms, held.fetched_at_ms, STALE_MAX_MS));
         let Some(old) = usable else { return self.fetch(held.as_ref(), from).await };
-        if from.now_ms < self.last_good.failed_at_ms.load(Ordering::Relaxed) + PAUSE_MS {
+        if is_within(from.now_ms, self.last_good.failed_at_ms.load(Ordering::Relaxed), PAUSE_MS) {
             return Ok(Arc::clone(old));
         }
         if let Ok(fetched) = tokio::time::timeout(PATIENCE, self.fetch(Some(old), from)).await {

@@ -34,14 +34,27 @@ use super::{Provider, ProviderError};
 use crate::config::{self, RequireIss, ResponseMode, When};
 use crate::domain::{Callback, Clock, Grant, LoginAttempt, LoginRequest, Prompt, Random, Tokens};
 
+/// What was learned of a provider; it outlives a reload, so that a provider in trouble is not forgotten just then.
+pub struct Memory {
+    discovery: Discovery,
+    keys: Keys,
+}
+
+impl Memory {
+    /// Nothing learned yet.
+    #[must_use]
+    pub fn new() -> Arc<Self> {
+        Arc::new(Self { discovery: Discovery::new(), keys: Keys::new() })
+    }
+}
+
 /// One OpenID provider.
 pub struct Oidc {
     config: config::Provider,
     http: Arc<Http>,
     clock: Arc<dyn Clock>,
     random: Arc<dyn Random>,
-    discovery: Discovery,
-    keys: Keys,
+    memory: Arc<Memory>,
     proof: ClientProof,
 }
 
@@ -52,6 +65,7 @@ impl Oidc {
         config: config::Provider,
         clock: Arc<dyn Clock>,
         random: Arc<dyn Random>,
+        memory: Arc<Memory>,
     ) -> Result<Self, String> {
         let issuer_host = Url::parse(&config.issuer)
             .ok()
@@ -59,7 +73,7 @@ impl Oidc {
             .unwrap_or_default();
         let http = Arc::new(Http::new(&issuer_host, config.tls_ca_file.as_deref())?);
         let proof = ClientProof::new(&config)?;
-        Ok(Self { config, http, clock, random, discovery: Discovery::new(), keys: Keys::new(), proof })
+        Ok(Self { config, http, clock, random, memory, proof })
     }
 
     async fn metadata(&self) -> Result<Arc<Metadata>, ProviderError> {
@@ -69,7 +83,7 @@ impl Oidc {
             issuer,
             internal_base_url: self.config.internal_base_url.as_ref(),
         };
-        self.discovery.current(&self.http, expected, self.clock.now_ms()).await
+        self.memory.discovery.current(&self.http, expected, self.clock.now_ms()).await
     }
 
     fn call<'c>(&'c self, metadata: &'c Metadata, url: &'c Url) -> Call<'c> {
@@ -242,7 +256,7 @@ impl Oidc {
                 return Err(ProviderError::protocol("id_token_at_hash", "it speaks of another access token"));
             }
         }
-        self.keys.forgive();
+        self.memory.keys.forgive();
         Ok((verified, jws.claims))
     }
 
@@ -256,7 +270,8 @@ impl Oidc {
         if !self.config.id_token_algs.contains(&jws.alg) || !announced {
             return Err(ProviderError::protocol("token_alg", "an algorithm that is not allowed"));
         }
-        self.keys
+        self.memory
+            .keys
             .verify(
                 jws,
                 Source { http: &self.http, jwks_uri: &metadata.jwks_uri, now_ms: self.clock.now_ms() },
@@ -449,6 +464,26 @@ impl Provider for Oidc {
         Some(url)
     }
 
+    fn memory(&self) -> Arc<Memory> {
+        Arc::clone(&self.memory)
+    }
+
+    fn form_targets(&self) -> Vec<url::Origin> {
+        let issuer = Url::parse(&self.config.issuer).ok();
+        let metadata = self.memory.discovery.at_hand();
+        let known = metadata
+            .iter()
+            .flat_map(|m| [Some(&m.authorization_endpoint), m.end_session_endpoint.as_ref()])
+            .flatten();
+        issuer.iter().chain(known).map(Url::origin).collect()
+    }
+
+    async fn clock_offset_ms(&self) -> Result<Option<i64>, ProviderError> {
+        let metadata = self.metadata().await?;
+        let answer = self.http.get(&metadata.jwks_uri, None).await?;
+        Ok(answer.date_ms.map(|theirs| theirs - self.clock.now_ms()))
+    }
+
     async fn probe(&self) -> Result<(), ProviderError> {
         let metadata = self.metadata().await?;
         let common = metadata.id_token_algs.is_empty()
@@ -458,7 +493,8 @@ impl Provider for Oidc {
                 "no ID token algorithm is allowed by both sides".to_owned(),
             ));
         }
-        self.keys
+        self.memory
+            .keys
             .warm(Source { http: &self.http, jwks_uri: &metadata.jwks_uri, now_ms: self.clock.now_ms() })
             .await
     }

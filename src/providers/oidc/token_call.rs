@@ -213,7 +213,13 @@ mod tests {
     use super::*;
 
     fn answer(status: u16, content_type: &str, body: &str) -> Answer {
-        Answer { status, content_type: content_type.into(), max_age_s: None, body: body.into() }
+        Answer {
+            status,
+            content_type: content_type.into(),
+            max_age_s: None,
+            date_ms: None,
+            body: body.into(),
+        }
     }
 
     fn life(expires_in: &str) -> Option<i64> {
@@ -264,7 +270,7 @@ mod tests {
     proptest::proptest! {
         #[test]
         fn sc_03_no_bytes_make_the_token_answer_reader_panic(body in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..200), expires in "-?[0-9eE.+]{0,12}") {
-            let _ = read_tokens(&Answer { status: 200, content_type: "application/json".into(), max_age_s: None, body }, 0);
+            let _ = read_tokens(&Answer { status: 200, content_type: "application/json".into(), max_age_s: None, date_ms: None, body }, 0);
             let _ = read_tokens(&answer(200, "application/json", &format!(r#"{{"access_token":"a","token_type":"Bearer","expires_in":{expires}}}"#)), i64::MAX);
         }
     }

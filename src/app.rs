@@ -71,16 +71,19 @@ impl Setup {
         Ok(Self { config, ring, return_rules, routes, providers: opened })
     }
 
+    #[must_use]
     pub fn provider(&self, id: &str) -> Option<&Arc<dyn Provider>> {
         self.providers.iter().find(|provider| provider.config().id == id)
     }
 
     /// In the order of the configuration.
+    #[must_use]
     pub fn providers(&self) -> &[Arc<dyn Provider>] {
         &self.providers
     }
 
     /// A path under our own prefix, as an absolute URL of the public origin.
+    #[must_use]
     pub fn own_url(&self, path: &str) -> url::Url {
         let mut url = self.config.server.public_url.clone();
         url.set_path(&format!("{}{path}", self.config.server.auth_prefix));
@@ -88,6 +91,7 @@ impl Setup {
     }
 
     /// Labels by provider id, for pages.
+    #[must_use]
     pub fn labels(&self) -> BTreeMap<&str, &str> {
         self.config.providers.iter().map(|provider| (provider.id.as_str(), provider.label.as_str())).collect()
     }

@@ -8,21 +8,25 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use crate::app::App;
-use crate::flows::sweep;
+use crate::flows::{rotate, sweep};
 
 /// How often the house is swept; often enough that a batch stays small, rarely enough that an idle house sleeps.
-const SWEEP: Duration = Duration::from_secs(60);
-const BACK_OFF_MAX: Duration = Duration::from_secs(15 * 60);
+const SWEEP: Duration = Duration::from_mins(1);
+const BACK_OFF_MAX: Duration = Duration::from_mins(15);
 
-/// Runs every job until the house closes.
+/// Runs every job, at once and then on its timer, until the house closes.
 pub async fn run(app: Arc<App>, mut closing: watch::Receiver<bool>) {
-    let mut pause = SWEEP;
+    let mut pause = Duration::ZERO;
     loop {
         tokio::select! {
             () = tokio::time::sleep(pause + jitter(&app, pause)) => {}
             _ = closing.wait_for(|closing| *closing) => return,
         }
-        pause = match sweep::run(&app).await {
+        let done = async {
+            rotate::report_ages(&app).await?;
+            sweep::run(&app).await
+        };
+        pause = match done.await {
             Ok(swept) => {
                 app.metrics.job("sweep", "ok");
                 tracing::debug!(?swept, "swept");
@@ -31,7 +35,7 @@ pub async fn run(app: Arc<App>, mut closing: watch::Receiver<bool>) {
             Err(error) => {
                 app.metrics.job("sweep", "failed");
                 tracing::warn!(%error, "sweeping failed; trying again later");
-                (pause * 2).min(BACK_OFF_MAX)
+                (pause * 2).clamp(SWEEP, BACK_OFF_MAX)
             }
         };
     }

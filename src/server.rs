@@ -10,17 +10,20 @@ use actix_web::dev::{Server as Http, ServerHandle};
 use actix_web::middleware::from_fn;
 use actix_web::{App as HttpApp, HttpServer, web};
 use arc_swap::ArcSwapOption;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
 use crate::app::App;
 use crate::config::{Config, ProviderKind, Sources};
 use crate::dev_idp::DevIdp;
-use crate::flows::reload;
 use crate::flows::start::{self, Furniture, Keys, StartFault};
+use crate::flows::{audit, reload};
 use crate::jobs;
 use crate::store::Store;
+use crate::telemetry::LostLines;
 use crate::web::operations::{self, MaybeApp};
-use crate::web::{self as door, Door, waiting};
+use crate::web::waiting::{self, ClosedDoor};
+use crate::web::{self as door, Door};
 
 /// How long between two looks for a database that is not there yet.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
@@ -40,6 +43,7 @@ pub struct Server {
     app: MaybeApp,
     dev_idp: Option<DevIdp>,
     workers: usize,
+    lost_lines: Option<LostLines>,
 }
 
 impl Server {
@@ -73,6 +77,7 @@ impl Server {
             app: Arc::new(ArcSwapOption::empty()),
             dev_idp,
             workers: 0,
+            lost_lines: None,
         })
     }
 
@@ -80,6 +85,13 @@ impl Server {
     #[must_use]
     pub fn workers(mut self, workers: usize) -> Self {
         self.workers = workers;
+        self
+    }
+
+    /// Shows in the metrics how many log lines were lost.
+    #[must_use]
+    pub fn watching_log(mut self, lost: LostLines) -> Self {
+        self.lost_lines = Some(lost);
         self
     }
 
@@ -114,35 +126,45 @@ impl Server {
     /// # Errors
     /// Sentences for the operator: what keeps the house from opening, at once or after the database came up.
     pub async fn run_until_stopped(self, mut stop: watch::Receiver<bool>) -> Result<(), StartFault> {
+        // From now on a SIGHUP is remembered; unheard, it would end a process that still waits for its database.
+        let hangup = signal(SignalKind::hangup())
+            .map_err(|e| StartFault::Faults(vec![format!("the system takes no signal handlers: {e}")]))?;
         let operations = serve_operations(&self)?;
         let operations_handle = operations.handle();
         tokio::spawn(operations);
-        let opened = self.open(&mut stop).await;
+        let opened = self.open(&mut stop, hangup).await;
         operations_handle.stop(false).await;
         opened
     }
 
-    async fn open(self, stop: &mut watch::Receiver<bool>) -> Result<(), StartFault> {
+    async fn open(self, stop: &mut watch::Receiver<bool>, mut hangup: Signal) -> Result<(), StartFault> {
         if !self.wait_for_database(stop).await? {
             return Ok(());
         }
         let shutdown = Duration::from_millis(self.config.server.shutdown_ms);
         let app = Arc::new(start::furnish(self.store, self.config, self.keys, self.at).await?);
+        if let Some(lost) = self.lost_lines {
+            app.metrics.watch_log(lost);
+        }
         let mac = start::cookie_key(&app).await?;
         let doors = Door::new(Arc::clone(&app), &mac, self.dev_idp.is_some());
         let server = serve_public(&self.public, doors, self.dev_idp, self.workers)?;
         let handle = server.handle();
         self.app.store(Some(Arc::clone(&app)));
+        audit::milestone(&app, "server.started").await;
         let (close, closing) = watch::channel(false);
         let jobs = tokio::spawn(jobs::run(Arc::clone(&app), closing));
         let mut serving = tokio::spawn(server);
         tokio::select! {
             _ = stop.wait_for(|stop| *stop) => {}
-            () = reloads(&app, self.sources.as_ref()) => {}
+            () = reloads(&mut hangup, &app, self.sources.as_ref()) => {}
             _ = &mut serving => return Err(StartFault::Faults(vec!["the listener ended by itself".to_owned()])),
         }
         tracing::info!("stopping: finishing what is under way");
+        // Ours was only the original of what the server listens with: kept, it would take callers whom nobody answers.
+        drop(self.public);
         let _ = tokio::time::timeout(shutdown, handle.stop(true)).await;
+        audit::milestone(&app, "server.stopped").await;
         let _ = close.send(true);
         let _ = jobs.await;
         app.store.close().await;
@@ -161,7 +183,7 @@ impl Server {
                             problem,
                             "the database is not there yet; the door stays closed until it is"
                         );
-                        let server = serve_closed(&self.public)?;
+                        let server = serve_closed(&self.public, &self.config)?;
                         closed = Some(server.handle());
                         tokio::spawn(server);
                     }
@@ -222,8 +244,10 @@ fn serve_operations(server: &Server) -> Result<Http, StartFault> {
     started(http.workers(1).disable_signals().listen(listener).map(|http| HttpServerBound(http.run())))
 }
 
-fn serve_closed(public: &TcpListener) -> Result<Http, StartFault> {
-    let http = HttpServer::new(|| HttpApp::new().default_service(web::to(waiting::closed)));
+fn serve_closed(public: &TcpListener, config: &Config) -> Result<Http, StartFault> {
+    let host = config.server.public_url.host_str().unwrap_or_default();
+    let closed = ClosedDoor::new(&config.server.auth_prefix, host);
+    let http = HttpServer::new(move || HttpApp::new().configure(|cfg| waiting::routes(cfg, &closed)));
     // A client that keeps its connection must meet the open door with its next request.
     let http = http
         .workers(1)
@@ -257,9 +281,8 @@ fn serve_public(
 }
 
 /// Reloads on each SIGHUP; never ends by itself.
-async fn reloads(app: &App, sources: Option<&Sources>) {
-    use tokio::signal::unix::{SignalKind, signal};
-    let (Ok(mut hangup), Some(sources)) = (signal(SignalKind::hangup()), sources) else {
+async fn reloads(hangup: &mut Signal, app: &App, sources: Option<&Sources>) {
+    let Some(sources) = sources else {
         return std::future::pending().await;
     };
     while hangup.recv().await.is_some() {

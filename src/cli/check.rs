@@ -7,6 +7,7 @@ use crate::config::Config;
 use crate::flows::{check, start};
 
 /// Prints every fault, of the configuration or of what it names.
+#[must_use]
 pub fn run(common: &Common, print: bool) -> ExitCode {
     let loaded = match common.load() {
         Ok(loaded) => loaded,

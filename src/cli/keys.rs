@@ -42,6 +42,7 @@ fn with_house(common: &Common, work: impl AsyncFnOnce(&App) -> crate::error::Res
 }
 
 /// Prints the ring.
+#[must_use]
 pub fn list(common: &Common) -> ExitCode {
     with_house(common, async |app| {
         let keys = rotate::list(app).await?;
@@ -68,6 +69,7 @@ pub fn list(common: &Common) -> ExitCode {
 }
 
 /// Re-encrypts everything with the current key.
+#[must_use]
 pub fn rotate(common: &Common) -> ExitCode {
     with_house(common, async |app| {
         let rotated = rotate::run(app).await?;

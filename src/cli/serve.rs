@@ -16,7 +16,7 @@ pub fn run(common: &Common) -> ExitCode {
         Ok(loaded) => loaded,
         Err(code) => return code,
     };
-    let _logs = match logs(&loaded.config) {
+    let logs = match logs(&loaded.config) {
         Ok(guard) => guard,
         Err(problem) => {
             eprintln!("{problem}");
@@ -28,9 +28,11 @@ pub fn run(common: &Common) -> ExitCode {
     }
     tracing::info!(config = loaded.origin, version = env!("CARGO_PKG_VERSION"), "starting");
     let Ok(sources) = common.sources() else { return ExitCode::from(FAULTS) };
+    let for_people = common.json || loaded.config.log.format == LogFormat::Pretty;
     let system = actix_web::rt::System::new();
     let served = system.block_on(async {
-        let server = Server::bind(loaded.config, Some(sources), furniture()).await?;
+        let server =
+            Server::bind(loaded.config, Some(sources), furniture()).await?.watching_log(logs.lost_lines());
         let (stopping, stop) = watch::channel(false);
         tokio::spawn(async move {
             stop_signals().await;
@@ -46,7 +48,12 @@ pub fn run(common: &Common) -> ExitCode {
             ExitCode::SUCCESS
         }
         Err(fault) => {
-            common.print_start_fault(&fault);
+            // Whoever collects JSON lines must be able to read the last ones too.
+            if for_people {
+                common.print_start_fault(&fault);
+            } else {
+                tracing::error!(error = %fault, "cannot start");
+            }
             ExitCode::from(FAULTS)
         }
     }
@@ -79,6 +86,7 @@ fn logs(config: &Config) -> Result<Guard, String> {
 }
 
 /// Applies migrations and exits.
+#[must_use]
 pub fn migrate(common: &Common) -> ExitCode {
     let mut config = match common.load() {
         Ok(loaded) => loaded.config,

@@ -54,6 +54,8 @@ pub struct LoginRequest {
     pub organization: Option<String>,
     pub signup: bool,
     pub issuer: Option<String>,
+    /// Handle of the session that the browser has while it begins.
+    pub previous: Option<String>,
     /// The provider itself asked for this second start; a third would be a loop.
     pub again: bool,
 }
@@ -84,6 +86,8 @@ pub struct LoginAttempt {
     pub max_age: Option<u64>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub acr_values: Vec<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub previous: Option<String>,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub again: bool,
 }
@@ -120,6 +124,7 @@ impl LoginAttempt {
             prompt: request.prompt,
             max_age: request.max_age,
             acr_values: request.acr_values.clone(),
+            previous: request.previous.clone(),
             again: request.again,
         }
     }

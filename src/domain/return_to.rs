@@ -132,7 +132,7 @@ fn decode(text: &str) -> String {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     while let Some((&first, tail)) = rest.split_first() {
-        let pair = (first == b'%').then(|| tail.first_chunk::<2>()).flatten().and_then(hex_pair);
+        let pair = (first == b'%').then(|| tail.first_chunk::<2>()).flatten().copied().and_then(hex_pair);
         if let Some(byte) = pair {
             bytes.push(byte);
             rest = tail.get(2..).unwrap_or_default();
@@ -144,8 +144,8 @@ fn decode(text: &str) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
-fn hex_pair(pair: &[u8; 2]) -> Option<u8> {
-    let text = std::str::from_utf8(pair).ok()?;
+fn hex_pair(pair: [u8; 2]) -> Option<u8> {
+    let text = std::str::from_utf8(&pair).ok()?;
     text.bytes().all(|b| b.is_ascii_hexdigit()).then(|| u8::from_str_radix(text, 16).ok()).flatten()
 }
 

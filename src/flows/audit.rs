@@ -30,12 +30,34 @@ pub struct Refusal<'a> {
 }
 
 /// Writes a deed in the transaction that does it.
+///
+/// # Errors
+/// The database's.
 pub async fn deed(app: &App, writer: &mut Writer, deed: &Deed<'_>, visitor: &Visitor) -> Result<()> {
     let mut event = blank(app, deed.event, "success", visitor);
     event.provider = deed.provider.map(str::to_owned);
     event.user_id = deed.user_id.map(str::to_owned);
     event.session_ref = deed.session_id.map(str::to_owned);
     Ok(audit_log::insert(writer, &event).await?)
+}
+
+/// Writes an event of the house itself (start, stop, reload), best effort: a full disk must not keep a door from closing.
+pub async fn milestone(app: &App, event: &'static str) {
+    let written = async {
+        let mut writer = app.store.writer().await?;
+        deed(
+            app,
+            &mut writer,
+            &Deed { event, provider: None, user_id: None, session_id: None },
+            &Visitor::default(),
+        )
+        .await?;
+        Ok::<_, crate::error::Error>(writer.commit().await?)
+    };
+    if let Err(error) = written.await {
+        app.metrics.audit_dropped(1);
+        tracing::warn!(event, %error, "an audit event could not be stored");
+    }
 }
 
 /// Writes a refusal, as far as its address still has rows this minute. A database that cannot take it leaves a log line and a count.

@@ -2,17 +2,19 @@
 //!
 //! Everything that can be checked is checked before the code is spent, and the attempt is marked as used before that too.
 
+use std::time::Instant;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use subtle::ConstantTimeEq as _;
 
-use super::session::{self, Opened};
+use super::session::{self, Opened, Previous};
 use super::{Visitor, audit};
 use crate::app::{App, Setup};
 use crate::config::ResponseMode;
 use crate::crypto::seal::Place;
 use crate::domain::login::Destination;
-use crate::domain::{Callback, LoginAttempt, LoginRequest, Prompt, SessionKey};
+use crate::domain::{Callback, LoginAttempt, LoginRequest, Prompt, ReturnTo, SessionKey};
 use crate::error::{Error, Result};
 use crate::providers::{Provider, ProviderError};
 use crate::store::used_attempts;
@@ -45,16 +47,26 @@ pub enum Direction {
 }
 
 /// Starts a login at the provider that the request names, or at the only one.
+///
+/// # Errors
+/// An unknown provider, a wish that is not offered, or a provider that cannot be asked.
 pub async fn begin(app: &App, request: &LoginRequest, held: &[SealedAttempt]) -> Result<Direction> {
     let setup = app.setup();
-    let provider = match choose(&setup, request)? {
-        Some(provider) => provider,
-        None => return Ok(Direction::Choose(offered(&setup))),
-    };
+    let Some(provider) = choose(&setup, request)? else { return Ok(Direction::Choose(offered(&setup))) };
     let begun = begin_at(app, &setup, provider.as_ref(), request, held).await;
     let id = &provider.config().id;
     app.metrics.login_started(id, begun.as_ref().map_or_else(Error::reason, |_| "ok"));
     begun.map(Direction::Begun)
+}
+
+/// Whether a signed-in person asks for a login elsewhere.
+///
+/// # Errors
+/// As [`begin`]: a provider that is not one of this door's.
+pub fn asks_for_another(app: &App, request: &LoginRequest, provider: &str) -> Result<bool> {
+    let setup = app.setup();
+    let named = request.provider.is_some() || request.issuer.is_some();
+    Ok(named && choose(&setup, request)?.is_some_and(|chosen| chosen.config().id != provider))
 }
 
 fn offered(setup: &Setup) -> Vec<(String, String)> {
@@ -62,13 +74,22 @@ fn offered(setup: &Setup) -> Vec<(String, String)> {
 }
 
 fn choose<'s>(setup: &'s Setup, request: &LoginRequest) -> Result<Option<&'s std::sync::Arc<dyn Provider>>> {
-    if let Some(id) = &request.provider {
-        return setup.provider(id).map(Some).ok_or(Error::NotFound);
-    }
-    if let Some(issuer) = &request.issuer {
-        // A login begun by a third party: configured issuers only (OpenID Connect Core 4).
+    let by_id = |id: &String| setup.provider(id).ok_or(Error::NotFound);
+    // A login begun by a third party: configured issuers only (OpenID Connect Core 4).
+    let by_issuer = |issuer: &String| {
         let named = setup.providers().iter().find(|provider| provider.config().issuer == *issuer);
-        return named.map(Some).ok_or(Error::InvalidRequest("iss names no provider of this door"));
+        named.ok_or(Error::InvalidRequest("iss names no provider of this door"))
+    };
+    let named = (
+        request.provider.as_ref().map(by_id).transpose()?,
+        request.issuer.as_ref().map(by_issuer).transpose()?,
+    );
+    match named {
+        (Some(one), Some(other)) if one.config().id != other.config().id => {
+            return Err(Error::InvalidRequest("provider and iss name different providers"));
+        }
+        (Some(one), _) | (None, Some(one)) => return Ok(Some(one)),
+        (None, None) => {}
     }
     match setup.providers() {
         [only] => Ok(Some(only)),
@@ -94,7 +115,8 @@ async fn begin_at(
     }
     // prompt=login alone proves nothing: only with max_age must the provider say when the person signed in (Core 3.1.2.1).
     let asked_again = (request.prompt == Some(Prompt::Login)).then_some(0);
-    request.max_age = request.max_age.or(asked_again).or(config.default_max_age_s);
+    // The strictest wish counts: a link must not loosen what the operator asks.
+    request.max_age = [request.max_age, asked_again, config.default_max_age_s].into_iter().flatten().min();
     let destination = Destination {
         provider: config.id.clone(),
         issuer: config.issuer.clone(),
@@ -102,7 +124,7 @@ async fn begin_at(
         redirect_uri: setup.own_url(&format!("/callback/{}", config.id)).into(),
     };
     let attempt = LoginAttempt::begin(destination, &request, app.now_ms(), &*app.random);
-    let redirect = provider.authorize_url(&attempt, &request).await?;
+    let redirect = timed(app, provider, "authorize", provider.authorize_url(&attempt, &request)).await?;
     let dropped = surplus(app, setup, held);
     let cross_site_post = config.response_mode == ResponseMode::FormPost;
     Ok(Begun { redirect, cookie: seal(setup, &attempt)?, cross_site_post, dropped })
@@ -150,6 +172,10 @@ pub struct Arrival<'a> {
 }
 
 /// Finishes a login. A refusal is recorded with its reason; nothing is spent before every check has passed.
+///
+/// # Errors
+/// Why nobody is signed in: an attempt that is over, an answer that cannot be accepted, a person who may not come in, or a house that
+/// does not answer.
 pub async fn finish(app: &App, arrival: &Arrival<'_>) -> Result<Finished> {
     let setup = app.setup();
     let provider = setup.provider(arrival.provider).ok_or(Error::NotFound)?;
@@ -192,9 +218,10 @@ async fn finish_at(
         }
         accepted => accepted?,
     }
-    use_once(app, setup, &attempt).await?;
-    let grant = provider.exchange(arrival.callback, &attempt).await?;
-    let opened = session::open(app, setup, grant, arrival.previous, arrival.visitor).await?;
+    use_once(app, &attempt).await?;
+    let grant = timed(app, provider, "exchange", provider.exchange(arrival.callback, &attempt)).await?;
+    let previous = Previous { key: arrival.previous, id: attempt.previous.as_deref() };
+    let opened = session::open(app, setup, grant, previous, arrival.visitor).await?;
     Ok(Finished::SignedIn { opened: Box::new(opened), return_to: attempt.return_to.as_str().to_owned() })
 }
 
@@ -223,9 +250,26 @@ fn recognise(
     Ok(attempt)
 }
 
+/// Measures a call to a provider.
+async fn timed<T>(
+    app: &App,
+    provider: &dyn Provider,
+    operation: &str,
+    call: impl Future<Output = Result<T, ProviderError>>,
+) -> Result<T, ProviderError> {
+    let started = Instant::now();
+    let answer = call.await;
+    let outcome = answer.as_ref().map_or_else(ProviderError::outcome, |_| "ok");
+    app.metrics.provider_call(&provider.config().id, operation, outcome, started.elapsed().as_secs_f64());
+    answer
+}
+
+/// How long a used attempt is remembered: the longest life that can be configured, and the clocks of other replicas.
+const MARK_MS: i64 = 65 * 60 * 1000;
+
 /// Settles single use across replicas by a unique row, committed before the code is spent.
-async fn use_once(app: &App, setup: &Setup, attempt: &LoginAttempt) -> Result<()> {
-    let until_ms = attempt.created_at_ms.saturating_add(setup.config.limits.login_attempt_ms);
+async fn use_once(app: &App, attempt: &LoginAttempt) -> Result<()> {
+    let until_ms = attempt.created_at_ms.saturating_add(MARK_MS);
     let mut writer = app.store.writer().await?;
     let first = used_attempts::take(&mut writer, &attempt.state_hash(), until_ms).await?;
     writer.commit().await?;
@@ -243,6 +287,7 @@ async fn begin_again(
         prompt: attempt.prompt,
         max_age: attempt.max_age,
         acr_values: attempt.acr_values.clone(),
+        previous: attempt.previous.clone(),
         again: true,
         ..LoginRequest::default()
     };
@@ -253,10 +298,23 @@ fn place(tag: &str) -> Place<'_> {
     Place { table: "cookie", row: tag, column: "login_attempt" }
 }
 
+/// An attempt's cookie stays small: five of them and the session's must fit into every request (security.md CK-03).
+const COOKIE_MAX: usize = 2047;
+
+/// Seals an attempt; one whose return address makes it too large goes without, and the person lands on the front page.
 fn seal(setup: &Setup, attempt: &LoginAttempt) -> Result<SealedAttempt> {
     let tag = LoginAttempt::tag(&attempt.state);
-    let plain = serde_json::to_vec(attempt).map_err(|e| Error::Internal(e.to_string()))?;
-    let value = URL_SAFE_NO_PAD.encode(setup.ring.seal(place(&tag), &plain));
+    let sealed = |attempt: &LoginAttempt| -> Result<String> {
+        let plain = serde_json::to_vec(attempt).map_err(|e| Error::Internal(e.to_string()))?;
+        Ok(URL_SAFE_NO_PAD.encode(setup.ring.seal(place(&tag), &plain)))
+    };
+    let mut value = sealed(attempt)?;
+    if value.len() > COOKIE_MAX {
+        value = sealed(&LoginAttempt { return_to: ReturnTo::default(), ..attempt.clone() })?;
+    }
+    if value.len() > COOKIE_MAX {
+        return Err(Error::InvalidRequest("The sign-in link asks for too much at once."));
+    }
     Ok(SealedAttempt { tag, value })
 }
 

@@ -35,6 +35,9 @@ struct WayBack {
 }
 
 /// Ends this browser's session and says where to go next. Succeeds locally whatever the provider does.
+///
+/// # Errors
+/// The database's: a session that could not be ended is not called ended.
 pub async fn leave(
     app: &App,
     key: Option<&SessionKey>,

@@ -1,7 +1,9 @@
 //! A reload (SIGHUP): providers, routes and keys change all at once, or nothing does.
 
+use secrecy::ExposeSecret as _;
+
+use super::audit;
 use super::start::{self, Furniture, StartFault};
-use super::{Visitor, audit};
 use crate::app::App;
 use crate::config::{self, Config, Sources};
 
@@ -34,7 +36,7 @@ pub async fn run(app: &App, sources: &Sources) -> Result<Reloaded, Vec<String>> 
     let keys = start::read_keys(&next, &*app.random).map_err(faults)?;
     let setup = start::set_up(&app.store, next, keys, &at).await.map_err(faults)?;
     app.refurnish(setup);
-    remember(app).await;
+    audit::milestone(app, "config.reloaded").await;
     Ok(Reloaded { warnings: loaded.warnings, needs_restart })
 }
 
@@ -56,21 +58,15 @@ fn keep_what_cannot_change(old: &Config, new: &mut Config) -> Vec<&'static str> 
         changed.push("server.auth_prefix");
         is.auth_prefix.clone_from(&was.auth_prefix);
     }
+    if old.database.url.expose_secret() != new.database.url.expose_secret() {
+        changed.push("database.url");
+    }
+    if (&old.log.level, old.log.format) != (&new.log.level, new.log.format) {
+        changed.push("log");
+    }
     if old.session.overall_ms != new.session.overall_ms {
         changed.push("session.overall");
         new.session.overall_ms = old.session.overall_ms;
     }
     changed
-}
-
-async fn remember(app: &App) {
-    let told = async {
-        let mut writer = app.store.writer().await?;
-        let deed = audit::Deed { event: "config.reloaded", provider: None, user_id: None, session_id: None };
-        audit::deed(app, &mut writer, &deed, &Visitor::default()).await?;
-        Ok::<_, crate::error::Error>(writer.commit().await?)
-    };
-    if let Err(error) = told.await {
-        tracing::warn!(%error, "the reload could not be written to the audit log");
-    }
 }

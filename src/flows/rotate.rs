@@ -24,6 +24,9 @@ pub struct Key {
 }
 
 /// Every key that matters, the sealing one first.
+///
+/// # Errors
+/// The database's.
 pub async fn list(app: &App) -> Result<Vec<Key>> {
     let setup = app.setup();
     let mut reader = app.store.reader().await?;
@@ -44,11 +47,29 @@ pub async fn list(app: &App) -> Result<Vec<Key>> {
 }
 
 /// Days since each key first met this database.
+///
+/// # Errors
+/// The database's.
 pub async fn ages(store: &Store, now_ms: i64) -> Result<BTreeMap<String, i64>> {
     const DAY_MS: i64 = 24 * 60 * 60 * 1000;
     let mut reader = store.reader().await?;
     let met = own_keys::first_met(&mut reader).await?;
     Ok(met.into_iter().map(|(id, at_ms)| (id, (now_ms - at_ms).max(0) / DAY_MS)).collect())
+}
+
+/// Shows each key's age in the metrics, so that a forgotten rotation raises an alarm (security.md CR-02).
+///
+/// # Errors
+/// The database's.
+pub async fn report_ages(app: &App) -> Result<()> {
+    let setup = app.setup();
+    for (id, days) in ages(&app.store, app.now_ms()).await? {
+        // A retired key only grows older, and an alarm about it would never end.
+        if setup.ring.ids().any(|own| own == id) {
+            app.metrics.key_age_days(&id, days);
+        }
+    }
+    Ok(())
 }
 
 /// What a rotation did.
@@ -63,6 +84,9 @@ pub struct Rotated {
 }
 
 /// Re-encrypts every cell in short transactions, until only the current key is in use.
+///
+/// # Errors
+/// The database's.
 pub async fn run(app: &App) -> Result<Rotated> {
     let setup = app.setup();
     let mut rotated = Rotated::default();

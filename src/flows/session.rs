@@ -35,11 +35,14 @@ pub struct Opened {
 }
 
 /// Writes user and session of a verified login in one transaction; the browser's previous session ends in it too.
+///
+/// # Errors
+/// A person who may not come in, an id that another identity holds, or the database's.
 pub async fn open(
     app: &App,
     setup: &Setup,
     grant: Grant,
-    previous: Option<&SessionKey>,
+    previous: Previous<'_>,
     visitor: &Visitor,
 ) -> Result<Opened> {
     let now_ms = app.now_ms();
@@ -54,12 +57,7 @@ pub async fn open(
             return Err(refused);
         }
     };
-    if let Some((old, _)) = match previous {
-        Some(key) => sessions::find_by_key_hash(&mut writer, &key.hash()).await?,
-        None => None,
-    } {
-        sessions::end(&mut writer, &old.id, now_ms).await?;
-    }
+    end_previous(&mut writer, previous, now_ms).await?;
     let new = new_session(app, setup, &user, grant, visitor);
     sessions::insert(&mut writer, &new, &setup.ring).await?;
     let ended =
@@ -77,17 +75,38 @@ pub async fn open(
     Ok(Opened { guest: Guest { user, session: new.session }, key: new.key })
 }
 
+/// The sessions that a browser had before; a new login ends them (session fixation, security.md SE-02).
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Previous<'a> {
+    /// By the cookie that came with the callback.
+    pub key: Option<&'a SessionKey>,
+    /// By the handle sealed when the login began: a cross-site form post brings no session cookie.
+    pub id: Option<&'a str>,
+}
+
+async fn end_previous(writer: &mut Writer, previous: Previous<'_>, now_ms: i64) -> Result<()> {
+    if let Some(key) = previous.key
+        && let Some((old, _)) = sessions::find_by_key_hash(writer, &key.hash()).await?
+    {
+        sessions::end(writer, &old.id, now_ms).await?;
+    }
+    if let Some(id) = previous.id {
+        sessions::end(writer, id, now_ms).await?;
+    }
+    Ok(())
+}
+
 async fn admitted(app: &App, writer: &mut Writer, applied: Applied, visitor: &Visitor) -> Result<User> {
     let user = applied.user;
     // A deleted person who signs in again stays deleted: the tombstone wins over late news of any kind.
     user.admit().map_err(Error::Denied)?;
-    let event = match applied.outcome {
-        Outcome::Created => Some("user.created"),
-        _ if applied.moved_issuer => Some("user.moved_issuer"),
-        _ if applied.email_shared => Some("user.email_shared"),
-        _ => None,
-    };
-    if let Some(event) = event {
+    let news = [
+        (applied.outcome == Outcome::Created, "user.created"),
+        (applied.moved_issuer, "user.moved_issuer"),
+        // A newcomer's address can be another user's as well (security.md ID-07).
+        (applied.email_shared, "user.email_shared"),
+    ];
+    for (_, event) in news.into_iter().filter(|(happened, _)| *happened) {
         let deed =
             audit::Deed { event, provider: Some(&user.provider), user_id: Some(&user.id), session_id: None };
         audit::deed(app, writer, &deed, visitor).await?;
@@ -126,6 +145,9 @@ fn new_session(app: &App, setup: &Setup, user: &User, grant: Grant, visitor: &Vi
 }
 
 /// The guest that a key belongs to, while the session lives and the user may be here.
+///
+/// # Errors
+/// The database's.
 pub async fn find(app: &App, key: &SessionKey) -> Result<Option<Guest>> {
     let mut reader = app.store.reader().await?;
     let found = sessions::find_by_key_hash(&mut reader, &key.hash()).await?;
@@ -153,6 +175,9 @@ pub async fn note_activity(app: &App, session: &Session) {
 }
 
 /// The user's live sessions, newest first.
+///
+/// # Errors
+/// The database's.
 pub async fn list(app: &App, guest: &Guest) -> Result<Vec<Session>> {
     let idle_ms = app.setup().config.session.idle_ms;
     let mut reader = app.store.reader().await?;
@@ -162,6 +187,9 @@ pub async fn list(app: &App, guest: &Guest) -> Result<Vec<Session>> {
 }
 
 /// Ends one of the guest's own sessions; somebody else's does not exist for them.
+///
+/// # Errors
+/// [`Error::NotFound`] for a session that is not the guest's or not alive, or the database's.
 pub async fn end_one(app: &App, guest: &Guest, session_id: &str, visitor: &Visitor) -> Result<()> {
     let mut writer = app.store.writer().await?;
     let own =
@@ -188,6 +216,9 @@ pub enum Extent {
 }
 
 /// Ends the guest's sessions, all or all but this one; returns how many.
+///
+/// # Errors
+/// The database's.
 pub async fn end_many(app: &App, guest: &Guest, extent: Extent, visitor: &Visitor) -> Result<usize> {
     let spared = (extent == Extent::Others).then_some(guest.session.id.as_str());
     let mut writer = app.store.writer().await?;
@@ -207,6 +238,9 @@ pub async fn end_many(app: &App, guest: &Guest, extent: Extent, visitor: &Visito
 }
 
 /// Ends the session of a key, if it still lives; returns its guest and the tokens it held.
+///
+/// # Errors
+/// The database's.
 pub async fn end_by_key(
     app: &App,
     key: &SessionKey,
@@ -251,6 +285,9 @@ async fn undecryptable(app: &App, error: &OpenError, visitor: &Visitor) {
 }
 
 /// The claims that the operator lets the browser see, from the session's own ID token.
+///
+/// # Errors
+/// [`Error::NotSignedIn`] when the stored tokens do not open, or the database's.
 pub async fn exposed_claims(app: &App, guest: &Guest, visitor: &Visitor) -> Result<BTreeMap<String, Value>> {
     let setup = app.setup();
     let names = &setup.config.session.expose_claims;

@@ -21,6 +21,9 @@ pub struct Swept {
 }
 
 /// Removes expired attempts, dead sessions and old audit rows.
+///
+/// # Errors
+/// The database's.
 pub async fn run(app: &App) -> Result<Swept> {
     let mut swept = Swept::default();
     for _ in 0..BATCHES_MAX {

@@ -1,4 +1,4 @@
-//! What differs at the development IdP: it says in so many words that an account is suspended.
+//! What differs at the development `IdP`: it says in so many words that an account is suspended.
 
 use async_trait::async_trait;
 use secrecy::SecretString;
@@ -30,7 +30,7 @@ impl Provider for Dev {
         if callback.error.as_deref() == Some("account_disabled") {
             return Err(ProviderError::Denied(Denial::AccountDisabled));
         }
-        self.0.check_error(callback, attempt)
+        Oidc::check_error(callback, attempt)
     }
 
     async fn exchange(&self, callback: &Callback, attempt: &LoginAttempt) -> Result<Grant, ProviderError> {

@@ -13,6 +13,7 @@ use url::Url;
 
 use super::ProviderError;
 use crate::domain::address;
+use crate::telemetry;
 
 const CONNECT: Duration = Duration::from_secs(3);
 const WHOLE: Duration = Duration::from_secs(10);
@@ -33,6 +34,7 @@ pub struct Answer {
 
 impl Answer {
     /// Whether the answer calls itself JSON (`application/json`, `application/jwk-set+json` …).
+    #[must_use]
     pub fn is_json(&self) -> bool {
         let essence = self.content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
         essence == "application/json" || (essence.starts_with("application/") && essence.ends_with("+json"))
@@ -74,6 +76,10 @@ impl Http {
         Ok(Self { client, calls: Semaphore::new(CALLS_MAX) })
     }
 
+    /// A GET, with a bearer token in the header where one is given: never in the address, which is logged (RFC 9700 4.3.2).
+    ///
+    /// # Errors
+    /// [`ProviderError::Unavailable`] without a whole answer in time, `Protocol` for one that is too large.
     pub async fn get(&self, url: &Url, bearer: Option<&str>) -> Result<Answer, ProviderError> {
         let mut request = self.client.get(url.clone()).header("accept", "application/json");
         if let Some(token) = bearer {
@@ -83,6 +89,9 @@ impl Http {
     }
 
     /// A form POST, with client authentication in the header where `basic` is given.
+    ///
+    /// # Errors
+    /// [`ProviderError::Unavailable`] without a whole answer in time, `Protocol` for one that is too large.
     pub async fn post(
         &self,
         url: &Url,
@@ -99,6 +108,11 @@ impl Http {
     async fn send(&self, request: reqwest::RequestBuilder) -> Result<Answer, ProviderError> {
         let call = async {
             let _place = self.calls.acquire().await;
+            // One trace leads from the browser's request through the provider (W3C Trace Context).
+            let request = match telemetry::current_traceparent() {
+                Some(parent) => request.header("traceparent", parent),
+                None => request,
+            };
             let mut response = request.send().await.map_err(|e| unavailable(&e))?;
             let mut answer = Answer {
                 status: response.status().as_u16(),

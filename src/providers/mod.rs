@@ -51,6 +51,22 @@ pub enum ProviderError {
 }
 
 impl ProviderError {
+    /// One word for metrics.
+    #[must_use]
+    pub fn outcome(&self) -> &'static str {
+        match self {
+            Self::Revoked => "revoked",
+            Self::Denied(_) => "denied",
+            Self::Cancelled => "cancelled",
+            Self::InteractionNeeded => "interaction_needed",
+            Self::BeginAgain => "begin_again",
+            Self::Unavailable(_) => "unavailable",
+            Self::Protocol { .. } => "protocol",
+            Self::ClaimMissing(_) => "claim_missing",
+            Self::Misconfigured(_) => "misconfigured",
+        }
+    }
+
     pub(crate) fn protocol(reason: &'static str, detail: impl Into<String>) -> Self {
         Self::Protocol { reason, detail: detail.into() }
     }

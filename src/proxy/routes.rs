@@ -96,8 +96,7 @@ fn segments(path: &str) -> impl Iterator<Item = &str> {
 
 fn fits(pattern: &[Segment], path: &[&str]) -> bool {
     match (pattern.split_first(), path.split_first()) {
-        (None, None) => true,
-        (Some((Segment::Rest, _)), _) => true,
+        (None, None) | (Some((Segment::Rest, _)), _) => true,
         (Some((Segment::Literal(literal), pattern)), Some((first, path))) => {
             literal == first && fits(pattern, path)
         }

@@ -74,9 +74,13 @@ pub async fn doubled(request: &HttpRequest, door: &Door) {
     audit::refusal(&door.app, &refusal, &visitor(request)).await;
 }
 
-/// Only a person's navigation is sent to a login page, and only by a method that may be repeated as GET.
+/// Only a person's navigation of a whole tab is sent to a login page, and only by a method that may be repeated as GET: a provider's page
+/// shows itself in no frame.
 fn may_redirect(request: &HttpRequest) -> bool {
-    matches!(*request.method(), Method::GET | Method::HEAD) && wants_page(request.method(), request.headers())
+    let framed = request.headers().get("sec-fetch-dest").is_some_and(|dest| dest != "document");
+    matches!(*request.method(), Method::GET | Method::HEAD)
+        && wants_page(request.method(), request.headers())
+        && !framed
 }
 
 fn to_login(request: &HttpRequest, door: &Door, route: &Route, signed_in: bool) -> HttpResponse {

@@ -2,7 +2,7 @@
 
 use actix_web::cookie::time::Duration;
 use actix_web::cookie::{Cookie, CookieJar, Key, SameSite};
-use actix_web::http::header::{COOKIE, HeaderMap};
+use actix_web::http::header::{COOKIE, HeaderMap, HeaderValue};
 
 use crate::domain::SessionKey;
 use crate::flows::login::SealedAttempt;
@@ -10,6 +10,8 @@ use crate::flows::login::SealedAttempt;
 const SESSION: &str = "doorward";
 const ATTEMPT: &str = "doorward-login-";
 const TAG_LENGTH: usize = 8;
+/// Not as long as a tag, so that it is never taken for an attempt.
+const ROUNDS: &str = "recent";
 
 /// How this door names and marks its cookies.
 #[derive(Debug, Clone)]
@@ -20,14 +22,17 @@ pub struct Cookies {
 
 impl Cookies {
     /// Over https every name carries `__Host-`; on http loopback browsers would refuse that, so names are plain there.
+    #[must_use]
     pub fn new(secure: bool, attempt_life_ms: i64) -> Self {
         Self { secure, attempt_life: Duration::milliseconds(attempt_life_ms) }
     }
 
+    #[must_use]
     pub fn secure(&self) -> bool {
         self.secure
     }
 
+    #[must_use]
     pub fn session_name(&self) -> String {
         format!("{}{SESSION}", self.prefix())
     }
@@ -41,6 +46,7 @@ impl Cookies {
     }
 
     /// The cookie of a started login. A cross-site POST brings back only `SameSite=None` cookies, so form-post logins need that.
+    #[must_use]
     pub fn attempt(&self, attempt: SealedAttempt, cross_site_post: bool) -> Cookie<'static> {
         let mut cookie =
             Cookie::build(self.attempt_name(&attempt.tag), attempt.value).max_age(self.attempt_life).finish();
@@ -49,6 +55,7 @@ impl Cookies {
     }
 
     /// Takes an attempt's cookie away, with the same attributes that it was set with.
+    #[must_use]
     pub fn no_attempt(&self, tag: &str) -> Cookie<'static> {
         let mut cookie = Cookie::new(self.attempt_name(tag), "");
         self.mark(&mut cookie, false);
@@ -56,8 +63,36 @@ impl Cookies {
         cookie
     }
 
+    #[must_use]
     pub fn no_session(&self) -> Cookie<'static> {
         let mut cookie = Cookie::new(self.session_name(), "");
+        self.mark(&mut cookie, false);
+        cookie.make_removal();
+        cookie
+    }
+
+    /// When this browser was sent back from a sign-in of late, unix milliseconds, as it says itself; nothing but its own loop guard rests on it.
+    #[must_use]
+    pub fn rounds(&self, headers: &HeaderMap) -> Vec<i64> {
+        let name = self.attempt_name(ROUNDS);
+        let found = pairs(headers).find(|(own, _)| *own == name);
+        let texts = found.map(|(_, value)| value).unwrap_or_default().split('.').take(TAG_LENGTH);
+        texts.filter_map(|text| text.parse().ok()).collect()
+    }
+
+    #[must_use]
+    pub fn with_rounds(&self, rounds: &[i64], life_ms: i64) -> Cookie<'static> {
+        let texts: Vec<String> = rounds.iter().map(i64::to_string).collect();
+        let mut cookie = Cookie::build(self.attempt_name(ROUNDS), texts.join("."))
+            .max_age(Duration::milliseconds(life_ms))
+            .finish();
+        self.mark(&mut cookie, false);
+        cookie
+    }
+
+    #[must_use]
+    pub fn no_rounds(&self) -> Cookie<'static> {
+        let mut cookie = Cookie::new(self.attempt_name(ROUNDS), "");
         self.mark(&mut cookie, false);
         cookie.make_removal();
         cookie
@@ -72,6 +107,7 @@ impl Cookies {
     }
 
     /// Every attempt that the browser holds.
+    #[must_use]
     pub fn attempts(&self, headers: &HeaderMap) -> Vec<SealedAttempt> {
         let prefix = self.attempt_name("");
         let found = pairs(headers).filter_map(|(name, value)| {
@@ -83,6 +119,7 @@ impl Cookies {
     }
 
     /// How the browser answers for its session.
+    #[must_use]
     pub fn session<'h>(&self, headers: &'h HeaderMap) -> SessionCookie<'h> {
         let name = self.session_name();
         let mut found = pairs(headers).filter(|(own, _)| *own == name).map(|(_, value)| value);
@@ -94,7 +131,23 @@ impl Cookies {
         }
     }
 
+    /// A Cookie header with our own cookies alone, each under its literal name, and no session at all from two. What comes after reads
+    /// exactly what was judged here: other parsers decode names, and would find our name where a sibling domain planted another.
+    #[must_use]
+    pub fn only_ours(&self, headers: &HeaderMap) -> Option<HeaderValue> {
+        let session = match self.session(headers) {
+            SessionCookie::One(value) => Some(format!("{}={value}", self.session_name())),
+            SessionCookie::Absent | SessionCookie::Doubled => None,
+        };
+        let attempts = self.attempts(headers).into_iter();
+        let attempts =
+            attempts.map(|attempt| format!("{}={}", self.attempt_name(&attempt.tag), attempt.value));
+        let kept: Vec<String> = session.into_iter().chain(attempts).collect();
+        if kept.is_empty() { None } else { HeaderValue::from_str(&kept.join("; ")).ok() }
+    }
+
     /// The session key in a signed cookie value, read as actix-session writes it, without its middleware.
+    #[must_use]
     pub fn verify(&self, value: &str, mac: &Key) -> Option<SessionKey> {
         let cookie = Cookie::parse_encoded(format!("{}={value}", self.session_name())).ok()?;
         let mut jar = CookieJar::new();
@@ -115,19 +168,19 @@ fn is_tag(text: &str) -> bool {
     text.len() == TAG_LENGTH && text.bytes().all(|b| b.is_ascii_alphanumeric())
 }
 
-/// Name and value of each cookie. Whatever is no pair of visible ASCII is skipped.
+/// Name and value of each cookie, by their literal bytes: a pair that is no text is skipped alone, and a name is not percent-decoded,
+/// for browsers apply their `__Host-` rule to the literal name.
 fn pairs(headers: &HeaderMap) -> impl Iterator<Item = (&str, &str)> {
-    let texts = headers.get_all(COOKIE).filter_map(|value| value.to_str().ok());
-    texts.flat_map(|text| text.split(';')).filter_map(|pair| {
+    let raw = headers.get_all(COOKIE).flat_map(|value| value.as_bytes().split(|byte| *byte == b';'));
+    raw.filter_map(|pair| std::str::from_utf8(pair).ok()).filter_map(|pair| {
         let (name, value) = pair.trim_matches([' ', '\t']).split_once('=')?;
-        Some((name.trim_end(), value))
+        Some((name, value))
     })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use actix_web::http::header::HeaderValue;
 
     fn headers(values: &[&[u8]]) -> HeaderMap {
         let mut map = HeaderMap::new();
@@ -150,6 +203,18 @@ mod tests {
             SessionCookie::One("b")
         );
         assert_eq!(plain().session(&headers(&[b"Doorward=a"])), SessionCookie::Absent);
+    }
+
+    #[test]
+    fn ck_05_a_name_that_only_decodes_to_ours_is_not_ours() {
+        let secure = Cookies::new(true, 600_000);
+        let planted = headers(&[
+            b"__Host%2Ddoorward=evil; __Host-doorward =evil; __Host-doorward=good; x=Jos\xc3\xa9; y=\xff",
+        ]);
+        assert_eq!(secure.session(&planted), SessionCookie::One("good"));
+        assert_eq!(secure.only_ours(&planted).unwrap(), "__Host-doorward=good");
+        let alone = headers(&[b"__Host%2Ddoorward=evil"]);
+        assert_eq!((secure.session(&alone), secure.only_ours(&alone)), (SessionCookie::Absent, None));
     }
 
     #[test]

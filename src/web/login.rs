@@ -4,11 +4,11 @@ use std::borrow::Cow;
 
 use actix_session::Session as Cookie;
 use actix_web::http::header::LOCATION;
-use actix_web::{HttpRequest, HttpResponse, ResponseError as _, web};
+use actix_web::{HttpMessage as _, HttpRequest, HttpResponse, ResponseError as _, web};
 
 use super::problem::Refused;
 use super::session::{self, MaybeGuest};
-use super::{Door, pages, visitor, wire};
+use super::{Door, pages, rounds, visitor, wire};
 use crate::config::ResponseMode;
 use crate::domain::login::CallbackFault;
 use crate::domain::{Callback, LoginAttempt, LoginRequest, Prompt, ReturnTo};
@@ -24,11 +24,17 @@ const FORM_MAX: usize = 64 * 1024;
 
 /// `GET /auth/login`
 pub async fn start(request: HttpRequest, door: web::Data<Door>, guest: MaybeGuest) -> Answer {
-    let asked = read(&door, request.query_string()).map_err(Refused)?;
+    let mut asked = read(&door, request.query_string()).map_err(Refused)?;
+    if let Some(end) = rounds::stop(&request, &door).await {
+        return Ok(end);
+    }
+    asked.previous = guest.0.as_ref().map(|guest| guest.session.id.clone());
     if let Some(guest) = &guest.0 {
-        let another = asked.provider.as_ref().is_some_and(|id| *id != guest.session.provider);
+        let another = login::asks_for_another(&door.app, &asked, &guest.session.provider)?;
         if !asked.wants_a_new_login() && !another {
-            return Ok(see_other(asked.return_to.unwrap_or_default().as_str()).finish());
+            let mut back = see_other(asked.return_to.unwrap_or_default().as_str()).finish();
+            rounds::note(&request, &door, &mut back);
+            return Ok(back);
         }
     }
     let held = door.cookies.attempts(request.headers());
@@ -62,21 +68,21 @@ fn read(door: &Door, query: &str) -> Result<LoginRequest, Error> {
             // A hostile address costs the visitor nothing: they simply land on the front page.
             "return_to" | "target_link_uri" => {
                 asked.return_to =
-                    asked.return_to.take().or_else(|| ReturnTo::parse(&value, &setup.return_rules))
+                    asked.return_to.take().or_else(|| ReturnTo::parse(&value, &setup.return_rules));
             }
             "login_hint" => asked.login_hint = needed(short())?,
             "prompt" => {
                 asked.prompt = Some(
                     Prompt::parse(&value)
                         .ok_or(Error::InvalidRequest("prompt is not one that is known here."))?,
-                )
+                );
             }
             "max_age" => {
                 asked.max_age = Some(
                     value
                         .parse()
                         .map_err(|_| Error::InvalidRequest("max_age is not a number of seconds."))?,
-                )
+                );
             }
             "acr_values" => {
                 asked.acr_values = needed(short())?
@@ -85,7 +91,7 @@ fn read(door: &Door, query: &str) -> Result<LoginRequest, Error> {
                     .filter(|acr| !acr.is_empty())
                     .take(ACR_VALUES_MAX)
                     .map(str::to_owned)
-                    .collect()
+                    .collect();
             }
             "organization" => asked.organization = needed(short())?,
             "screen" => asked.signup = value == "signup",
@@ -202,6 +208,8 @@ async fn answer(
 
 fn signed_in(request: &HttpRequest, by: &Caller<'_>, opened: &Opened, return_to: &str) -> Answer {
     session::begin(by.cookie, opened)?;
+    let left_ms = opened.guest.session.expires_at_ms - opened.guest.session.created_at_ms;
+    request.extensions_mut().insert(session::Life { left_ms });
     // Checked when it was sealed; the rules may have changed since.
     let return_to = ReturnTo::parse(return_to, &by.door.app.setup().return_rules).unwrap_or_default();
     if accepts_json(request) {
@@ -209,7 +217,9 @@ fn signed_in(request: &HttpRequest, by: &Caller<'_>, opened: &Opened, return_to:
         let body = serde_json::json!({ "user": wire::user(&opened.guest.user), "session": wire::session(&opened.guest.session, idle_ms) });
         return Ok(HttpResponse::Ok().json(body));
     }
-    Ok(see_other(return_to.as_str()).finish())
+    let mut back = see_other(return_to.as_str()).finish();
+    rounds::note(request, by.door, &mut back);
+    Ok(back)
 }
 
 /// Whether the caller asks for JSON in so many words.

@@ -12,6 +12,7 @@ mod address;
 mod api;
 mod behind;
 pub mod cookies;
+mod cors;
 mod csrf;
 mod guard;
 mod login;
@@ -19,6 +20,7 @@ pub mod operations;
 mod outer;
 mod pages;
 pub mod problem;
+mod rounds;
 mod session;
 pub mod views;
 pub mod waiting;
@@ -27,12 +29,14 @@ mod wire;
 use std::sync::Arc;
 
 use actix_web::cookie::Key;
+use actix_web::guard::{Any, Get, Head};
+use actix_web::http::header::{ALLOW, HeaderValue};
 use actix_web::middleware::from_fn;
-use actix_web::{HttpMessage as _, HttpRequest, HttpResponse, web};
+use actix_web::{HttpMessage as _, HttpRequest, HttpResponse, Resource, Route, web};
 use url::Url;
 
 use self::cookies::Cookies;
-use self::problem::Refused;
+use self::problem::{Problem, Refused};
 use crate::app::App;
 use crate::dev_idp::DevIdp;
 use crate::error::Error;
@@ -83,7 +87,8 @@ impl Door {
         }
     }
 
-    /// The content policy of our pages. A form may lead to us and, by the redirect after it, to a provider: browsers apply `form-action` to both.
+    /// The content policy of our pages. Browsers apply `form-action` to the redirects after a form as well: signing out may lead to a provider
+    /// and from there back to a listed origin.
     fn content_policy(&self) -> String {
         let setup = self.app.setup();
         let mut forms: Vec<String> = setup
@@ -92,6 +97,7 @@ impl Door {
             .iter()
             .filter_map(|p| Url::parse(&p.issuer).ok())
             .map(|url| url.origin().ascii_serialization())
+            .chain(setup.config.cors.origins.iter().cloned())
             .collect();
         forms.sort_unstable();
         forms.dedup();
@@ -112,27 +118,61 @@ pub fn routes(cfg: &mut web::ServiceConfig, door: &Door, dev_idp: Option<&DevIdp
     if let Some(dev_idp) = dev_idp {
         dev_idp.mount(cfg);
     }
-    let own = web::scope(&door.auth_prefix)
+    let with_session = web::scope("")
         .wrap(from_fn(guard::inside))
         .wrap(session::middleware(&door.app, &door.cookies, door.mac.clone()))
         .wrap(from_fn(guard::layer))
-        .route("/login", web::get().to(login::start))
-        .route("/callback/{provider}", web::get().to(login::finish_get))
-        .route("/callback/{provider}", web::post().to(login::finish_post))
-        .route("/logout", web::get().to(pages::sign_out))
-        .route("/logout", web::post().to(pages::leave))
-        .route("/signed-out", web::get().to(pages::signed_out))
-        .route("/me", web::get().to(api::me))
-        .route("/sessions", web::get().to(api::sessions))
-        .route("/sessions", web::delete().to(api::end_many))
-        .route("/sessions/{id}", web::delete().to(api::end_one))
-        .route("/account", web::get().to(pages::account))
-        .route("/account/sessions/end-others", web::post().to(pages::end_others))
-        .route("/account/sessions/end-all", web::post().to(pages::end_all))
-        .route("/account/sessions/{id}/end", web::post().to(pages::end_one))
-        .route("/static/{name}", web::get().to(pages::look))
+        .wrap(cors::layer(&door.app))
+        .service(at("/login", "GET, HEAD, POST").route(read().to(login::start)).route(web::post().to(closed)))
+        .service(at("/register", "GET, HEAD, POST").route(read().to(closed)).route(web::post().to(closed)))
+        .service(at("/refresh", "POST").route(web::post().to(closed)))
+        .service(
+            at("/callback/{provider}", "GET, HEAD, POST")
+                .route(read().to(login::finish_get))
+                .route(web::post().to(login::finish_post)),
+        )
+        .service(
+            at("/logout", "GET, HEAD, POST")
+                .route(read().to(pages::sign_out))
+                .route(web::post().to(pages::leave)),
+        )
+        .service(at("/signed-out", "GET, HEAD").route(read().to(pages::signed_out)))
+        .service(at("/me", "GET, HEAD").route(read().to(api::me)))
+        .service(
+            at("/sessions", "GET, HEAD, DELETE")
+                .route(read().to(api::sessions))
+                .route(web::delete().to(api::end_many)),
+        )
+        .service(at("/sessions/{id}", "DELETE").route(web::delete().to(api::end_one)))
+        .service(at("/account", "GET, HEAD").route(read().to(pages::account)))
+        .service(at("/account/sessions/end-others", "POST").route(web::post().to(pages::end_others)))
+        .service(at("/account/sessions/end-all", "POST").route(web::post().to(pages::end_all)))
+        .service(at("/account/sessions/{id}/end", "POST").route(web::post().to(pages::end_one)))
         .default_service(web::to(nothing));
+    // What anybody may keep needs no session, and must never carry a cookie.
+    let own = web::scope(&door.auth_prefix)
+        .service(at("/static/{name}", "GET, HEAD").route(read().to(pages::look)))
+        .service(with_session);
     cfg.app_data(web::Data::new(door.clone())).service(own).default_service(web::to(behind::answer));
+}
+
+/// A place of ours, which says of itself what it takes when asked for anything else.
+fn at(path: &str, takes: &'static str) -> Resource {
+    web::resource(path).default_service(web::to(move || async move {
+        let mut response = Problem::of(&Error::MethodNotAllowed).response();
+        response.headers_mut().insert(ALLOW, HeaderValue::from_static(takes));
+        response
+    }))
+}
+
+/// HEAD is GET without the body (RFC 9110 9.3.2).
+fn read() -> Route {
+    web::route().guard(Any(Get()).or(Head()))
+}
+
+/// Passwords, registration and token refresh by API clients: this door says that it does not offer them (security.md PW-01).
+async fn closed() -> Result<HttpResponse, Refused> {
+    Err(Refused(Error::NotOffered))
 }
 
 async fn nothing() -> Result<HttpResponse, Refused> {

@@ -16,6 +16,7 @@ use actix_web::{HttpMessage as _, HttpResponse, web};
 use futures_util::FutureExt as _;
 use tracing::Instrument as _;
 
+use super::login::see_other;
 use super::problem::{Problem, Refused};
 use super::{Door, pages};
 use crate::domain::{address, clock};
@@ -26,6 +27,8 @@ use crate::telemetry;
 /// A request's head, checked after actix parsed it (whose own limits are 128 KiB and 96 fields).
 const HEAD_MAX: usize = 16 * 1024;
 const ADDRESS_MAX: usize = 8 * 1024;
+/// The largest body that a place of ours takes; one that announces more is refused unread.
+const BODY_MAX: u64 = 64 * 1024;
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// Which house answers a path; it decides who writes the headers.
@@ -70,6 +73,9 @@ struct Seen {
 }
 
 /// Runs a request through the house.
+///
+/// # Errors
+/// Never one that reaches the visitor bare: each carries a finished problem.
 pub async fn layer(
     request: ServiceRequest,
     next: Next<impl MessageBody + 'static>,
@@ -90,7 +96,8 @@ async fn pass(
     next: Next<impl MessageBody + 'static>,
 ) -> Result<ServiceResponse<BoxBody>, actix_web::Error> {
     if let Some(refused) = check(&door, &seen, &request) {
-        let response = refused.unwrap_or_else(|error| finish_problem(&door, &seen, &Problem::of(&error)));
+        let mut response = refused.unwrap_or_else(|error| finish_problem(&door, &seen, &Problem::of(&error)));
+        finish_headers(&door, &seen, response.headers_mut());
         measure(&door, &seen, response.status());
         return Ok(request.into_response(response));
     }
@@ -174,6 +181,10 @@ fn check(door: &Door, seen: &Seen, request: &ServiceRequest) -> Option<Result<Ht
     if seen.method == Method::TRACE || seen.method == Method::CONNECT {
         return Some(Err(Error::MethodNotAllowed));
     }
+    let announced = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
+    if seen.class == Class::Own && announced.is_some_and(|length: u64| length > BODY_MAX) {
+        return Some(Err(Error::TooLarge));
+    }
     if !seen.path.starts_with('/') {
         return Some(Err(Error::InvalidRequest("The request target is not a path.")));
     }
@@ -182,8 +193,15 @@ fn check(door: &Door, seen: &Seen, request: &ServiceRequest) -> Option<Result<Ht
 }
 
 fn check_host(door: &Door, seen: &Seen, request: &ServiceRequest) -> Option<Result<HttpResponse, Error>> {
-    let mut hosts = request.headers().get_all(header::HOST).filter_map(|value| value.to_str().ok());
-    let named = hosts.next().or_else(|| request.uri().authority().map(|a| a.as_str())).unwrap_or_default();
+    let mut hosts = request.headers().get_all(header::HOST);
+    let first = hosts.next();
+    if hosts.next().is_some() {
+        return Some(Err(Error::InvalidRequest("The request names its host twice.")));
+    }
+    let named = first
+        .and_then(|value| value.to_str().ok())
+        .or_else(|| request.uri().authority().map(actix_web::http::uri::Authority::as_str))
+        .unwrap_or_default();
     let in_target = request.uri().authority().map(actix_web::http::uri::Authority::as_str);
     if in_target.is_some_and(|target| !target.eq_ignore_ascii_case(named)) {
         return Some(Err(Error::InvalidRequest("Request target and Host disagree.")));
@@ -198,10 +216,7 @@ fn check_host(door: &Door, seen: &Seen, request: &ServiceRequest) -> Option<Resu
     if both_local && matches!(seen.method, Method::GET | Method::HEAD) {
         let target = request.uri().path_and_query().map_or("/", |target| target.as_str());
         let location = format!("{}{target}", door.origin);
-        return Some(Ok(HttpResponse::SeeOther()
-            .insert_header((header::LOCATION, location))
-            .insert_header((header::CACHE_CONTROL, "no-store"))
-            .finish()));
+        return Some(Ok(see_other(&location).finish()));
     }
     Some(Err(Error::WrongHost))
 }
@@ -218,12 +233,11 @@ fn problem_in(seen: &Seen, response: &HttpResponse<BoxBody>) -> Option<Problem> 
 
 /// An error that no handler made: the session store could not be asked, or a panic.
 fn broken(door: &Door, seen: &Seen, error: &actix_web::Error) -> actix_web::Error {
-    let problem = match error.as_error::<Refused>() {
-        Some(refused) => Problem::of(&refused.0),
-        None => {
-            tracing::warn!(error = %error, "the session could not be read or written");
-            Problem::of(&Error::DatabaseDown(String::new()))
-        }
+    let problem = if let Some(refused) = error.as_error::<Refused>() {
+        Problem::of(&refused.0)
+    } else {
+        tracing::warn!(error = %error, "the session could not be read or written");
+        Problem::of(&Error::DatabaseDown(String::new()))
     };
     let mut response = finish_problem(door, seen, &problem);
     finish_headers(door, seen, response.headers_mut());
@@ -237,7 +251,8 @@ fn finish_problem(door: &Door, seen: &Seen, problem: &Problem) -> HttpResponse {
     for header in problem.headers() {
         response.insert_header(header);
     }
-    let page = seen.wants_page.then(|| pages::problem(door, problem, &seen.id)).flatten();
+    let page =
+        seen.wants_page.then(|| pages::problem(pages::chrome(door, None), problem, &seen.id)).flatten();
     let mut response = match page {
         Some(html) => response.content_type("text/html; charset=utf-8").body(html),
         None => response.content_type("application/problem+json").body(problem.json(&seen.id)),
@@ -247,7 +262,13 @@ fn finish_problem(door: &Door, seen: &Seen, problem: &Problem) -> HttpResponse {
 }
 
 fn with_headers(mut response: HttpResponse, kept: &HeaderMap) -> HttpResponse {
-    for name in [header::SET_COOKIE, header::ALLOW] {
+    for name in [
+        header::SET_COOKIE,
+        header::ALLOW,
+        header::VARY,
+        header::ACCESS_CONTROL_ALLOW_ORIGIN,
+        header::ACCESS_CONTROL_ALLOW_CREDENTIALS,
+    ] {
         for value in kept.get_all(&name) {
             response.headers_mut().append(name.clone(), value.clone());
         }
@@ -257,6 +278,11 @@ fn with_headers(mut response: HttpResponse, kept: &HeaderMap) -> HttpResponse {
 
 /// Headers of every answer of ours. What a page or the development issuer set itself is left as it is.
 fn finish_headers(door: &Door, seen: &Seen, headers: &mut HeaderMap) {
+    super::cors::tidy(headers);
+    // A shared cache that kept this answer would hand one visitor's cookie to the next.
+    if headers.contains_key(header::SET_COOKIE) {
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    }
     let mut set = |name: HeaderName, value: &str| {
         if let (false, Ok(value)) = (headers.contains_key(&name), HeaderValue::from_str(value)) {
             headers.insert(name, value);

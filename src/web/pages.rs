@@ -27,7 +27,7 @@ fn page(template: &impl Template) -> Answer {
         .body(html))
 }
 
-fn chrome(door: &Door, guest: Option<&Guest>) -> views::Chrome {
+pub fn chrome(door: &Door, guest: Option<&Guest>) -> views::Chrome {
     views::Chrome {
         auth_prefix: door.auth_prefix.clone(),
         host: door.authority.clone(),
@@ -37,20 +37,20 @@ fn chrome(door: &Door, guest: Option<&Guest>) -> views::Chrome {
 }
 
 /// The page of a problem, with one way on where there is one.
-pub fn problem(door: &Door, problem: &Problem, request_id: &str) -> Option<String> {
+pub fn problem(chrome: views::Chrome, problem: &Problem, request_id: &str) -> Option<String> {
     let way_on = match problem.code {
         "login_expired" | "login_failed" | "not_signed_in" | "login_cancelled" => {
-            Some(("Sign in", format!("{}/login", door.auth_prefix)))
+            Some(("Sign in", format!("{}/login", chrome.auth_prefix)))
         }
         "account_disabled" | "account_suspended" | "no_app_access" => {
-            Some(("Use another account", format!("{}/login?prompt=select_account", door.auth_prefix)))
+            Some(("Use another account", format!("{}/login?prompt=select_account", chrome.auth_prefix)))
         }
         "no_route" | "not_found" | "not_allowed" => Some(("To the front page", "/".to_owned())),
-        "csrf" => Some(("To your account", format!("{}/account", door.auth_prefix))),
+        "csrf" => Some(("To your account", format!("{}/account", chrome.auth_prefix))),
         _ => None,
     };
     let page = views::ProblemPage {
-        chrome: chrome(door, None),
+        chrome,
         status: problem.status,
         title: problem.title.to_owned(),
         detail: problem.detail.to_owned(),
@@ -119,7 +119,9 @@ pub async fn leave(
             HttpResponse::Ok().json(serde_json::json!({ "message": "Signed out.", "redirectTo": next }))
         );
     }
-    Ok(see_other(&next).finish())
+    let mut away = see_other(&next).finish();
+    super::rounds::forget(&request, &door, &mut away);
+    Ok(away)
 }
 
 fn signed_out_at(door: &Door, left_open: Option<&str>, return_to: Option<&ReturnTo>) -> String {
@@ -237,12 +239,17 @@ pub async fn end_all(
 
 /// `GET /auth/static/{name}`: the look of our pages. A page names the version it wants, so that one may be kept for ever.
 pub async fn look(request: HttpRequest, door: web::Data<Door>, name: web::Path<String>) -> Answer {
-    let (kind, text) = match name.as_str() {
-        "doorward.css" => ("text/css; charset=utf-8", views::STYLESHEET),
-        "doorward.svg" => ("image/svg+xml", views::LOGO),
-        _ => return Err(Refused(Error::NotFound)),
-    };
+    let (kind, text) = asset(&name).ok_or(Refused(Error::NotFound))?;
     let exact = request.query_string() == format!("v={}", door.asset_version);
     let keep = if exact { "public, max-age=31536000, immutable" } else { "no-cache" };
     Ok(HttpResponse::Ok().content_type(kind).insert_header((CACHE_CONTROL, keep)).body(text))
+}
+
+/// Content type and text of a file that our pages name.
+pub fn asset(name: &str) -> Option<(&'static str, &'static str)> {
+    match name {
+        "doorward.css" => Some(("text/css; charset=utf-8", views::STYLESHEET)),
+        "doorward.svg" => Some(("image/svg+xml", views::LOGO)),
+        _ => None,
+    }
 }

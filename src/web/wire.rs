@@ -30,7 +30,7 @@ pub fn user(user: &User) -> Value {
     json!({
         "id": user.id,
         "provider": user.provider,
-        "email": profile.email.as_ref().map(|email| email.as_str()),
+        "email": profile.email.as_ref().map(super::super::domain::email::Email::as_str),
         "emailVerified": profile.email_verified,
         "username": profile.username,
         "firstName": profile.first_name,
@@ -65,7 +65,7 @@ mod tests {
     #[test]
     fn times_are_utc_with_milliseconds() {
         assert_eq!(time(0), "1970-01-01T00:00:00.000Z");
-        assert_eq!(time(1_795_000_000_123), "2026-11-18T07:06:40.123Z");
+        assert_eq!(time(1_795_000_000_123), "2026-11-18T11:06:40.123Z");
         assert_eq!(time(i64::MAX), "");
         assert_eq!(readable(0), "1 Jan 1970, 00:00 UTC");
     }

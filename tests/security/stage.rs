@@ -7,7 +7,7 @@ use doorward::domain::Clock as _;
 use serde_json::{Map, Value};
 
 use super::assert_rejected;
-use crate::house::browser::{Browser, Page};
+use crate::house::browser::{Browser, Cookie, Page};
 use crate::house::home::{Plan, TestHouse, op_provider};
 use crate::house::op::{NowMs, Script, ScriptedOp};
 
@@ -123,6 +123,13 @@ impl Stage {
         let at_provider = browser.follow(start, 1).await;
         at_provider.location().expect("the provider sends the browser back").to_string()
     }
+}
+
+/// The sealed attempts that a browser holds; the note of recent logins beside them is none.
+pub fn attempts(browser: &Browser) -> Vec<Cookie> {
+    let mut cookies = browser.cookies();
+    cookies.retain(|c| c.name.contains("doorward-login-") && !c.name.ends_with("-recent"));
+    cookies
 }
 
 /// Sets or removes a member.

@@ -51,21 +51,22 @@ pub fn check(
     let issued_at_ms = check_times(claims, expected)?;
     check_nonce(claims, expected.attempt)?;
     let subject = match claims.get("sub") {
-        Some(Value::String(sub))
-            if !sub.is_empty() && sub.len() <= SUBJECT_MAX && !sub.chars().any(char::is_control) =>
-        {
-            sub.clone()
-        }
+        Some(Value::String(sub)) if is_short_text(sub) => sub.clone(),
         _ => return refuse("id_token_sub", "missing, empty, too long or not a string"),
     };
     let sid = match claims.get("sid") {
         None | Some(Value::Null) => None,
-        Some(Value::String(sid)) if !sid.is_empty() && sid.len() <= SUBJECT_MAX => Some(sid.clone()),
+        Some(Value::String(sid)) if is_short_text(sid) => Some(sid.clone()),
         Some(_) => return refuse("id_token_sid", "not a short string"),
     };
     let auth_time_ms = check_auth_time(claims, expected)?;
     let acr = check_acr(claims, expected.attempt)?;
     Ok(Verified { subject, issuer, sid, auth_time_ms, acr, issued_at_ms })
+}
+
+/// Not empty, not long, and without characters that a database or a log would choke on.
+fn is_short_text(text: &str) -> bool {
+    !text.is_empty() && text.len() <= SUBJECT_MAX && !text.chars().any(char::is_control)
 }
 
 fn check_issuer(claims: &Map<String, Value>, config: &config::Provider) -> Result<String, ProviderError> {
@@ -114,10 +115,7 @@ fn check_audience(claims: &Map<String, Value>, config: &config::Provider) -> Res
 /// A `NumericDate` in ms; anything but a sane number is a refusal, never "absent" (CVE-2026-25537).
 fn time_ms(claims: &Map<String, Value>, name: &'static str) -> Result<Option<i64>, ProviderError> {
     const LIMIT: f64 = 9_007_199_254_740_992.0;
-    let value = match claims.get(name) {
-        None => return Ok(None),
-        Some(value) => value,
-    };
+    let Some(value) = claims.get(name) else { return Ok(None) };
     match value.as_f64() {
         Some(seconds) if value.is_number() && (0.0..LIMIT).contains(&seconds) => {
             #[expect(clippy::cast_possible_truncation, reason = "below 2^53, so far within i64 even in ms")]
@@ -163,8 +161,11 @@ fn check_auth_time(
     expected: &Expected<'_>,
 ) -> Result<Option<i64>, ProviderError> {
     let auth_time = time_ms(claims, "auth_time")?;
-    let Some(max_age_s) = expected.attempt.max_age else { return Ok(auth_time) };
-    let max_age_ms = i64::try_from(max_age_s).unwrap_or(i64::MAX).saturating_mul(1000);
+    if auth_time.is_some_and(|at| at > expected.now_ms.saturating_add(expected.config.clock_skew_ms)) {
+        return refuse("id_token_auth_time", "from the future");
+    }
+    let Some(seconds) = expected.attempt.max_age else { return Ok(auth_time) };
+    let max_age_ms = i64::try_from(seconds).unwrap_or(i64::MAX).saturating_mul(1000);
     let oldest = expected
         .attempt
         .created_at_ms
@@ -177,9 +178,9 @@ fn check_auth_time(
 }
 
 fn check_acr(claims: &Map<String, Value>, attempt: &LoginAttempt) -> Result<Option<String>, ProviderError> {
-    let acr = claims.get("acr").and_then(Value::as_str).filter(|acr| acr.len() <= 255).map(str::to_owned);
-    let asked = &attempt.acr_values;
-    if asked.is_empty() || acr.as_ref().is_some_and(|acr| asked.contains(acr)) {
+    let acr = claims.get("acr").and_then(Value::as_str).filter(|acr| is_short_text(acr)).map(str::to_owned);
+    let wanted = &attempt.acr_values;
+    if wanted.is_empty() || acr.as_ref().is_some_and(|acr| wanted.contains(acr)) {
         return Ok(acr);
     }
     refuse("id_token_acr", "weaker than asked")

@@ -5,8 +5,8 @@
 pub(super) mod claims;
 mod discovery;
 mod id_token;
-mod jws;
-mod keys;
+pub mod jws;
+pub mod keys;
 mod strict;
 mod token_call;
 
@@ -102,11 +102,7 @@ impl Oidc {
     }
 
     /// What an `error` in the answer means (RFC 6749 4.1.2.1, OpenID Connect Core 3.1.2.6).
-    pub(super) fn check_error(
-        &self,
-        callback: &Callback,
-        attempt: &LoginAttempt,
-    ) -> Result<(), ProviderError> {
+    pub(super) fn check_error(callback: &Callback, attempt: &LoginAttempt) -> Result<(), ProviderError> {
         let Some(error) = callback.error.as_deref() else { return Ok(()) };
         Err(match error {
             "access_denied" => ProviderError::Cancelled,
@@ -293,8 +289,8 @@ impl Oidc {
             .and_then(|a| token_call::read_object(&a, "userinfo").map(|o| (a.status, o)))
         {
             Ok(answer) => answer,
-            // A provider in trouble does not keep people out for want of a display name.
-            Err(ProviderError::Unavailable(why)) => {
+            // Without the claims that were needed, a login would wipe what is stored of the person; then it had better wait.
+            Err(ProviderError::Unavailable(why)) if self.has_needed_claims(claims) => {
                 tracing::warn!(
                     provider = self.config.id,
                     why,
@@ -302,6 +298,7 @@ impl Oidc {
                 );
                 return Ok(());
             }
+            Err(ProviderError::Unavailable(why)) => return Err(ProviderError::Unavailable(why)),
             Err(_) => return Err(ProviderError::protocol("userinfo", "refused or unreadable")),
         };
         let (200, more) = answer else {
@@ -310,21 +307,6 @@ impl Oidc {
         if more.get("sub").and_then(Value::as_str) != claims.get("sub").and_then(Value::as_str) {
             return Err(ProviderError::protocol("userinfo_sub", "it speaks of another person"));
         }
-        const THE_TOKENS_OWN: [&str; 13] = [
-            "iss",
-            "sub",
-            "aud",
-            "exp",
-            "iat",
-            "nbf",
-            "azp",
-            "nonce",
-            "auth_time",
-            "acr",
-            "amr",
-            "sid",
-            "at_hash",
-        ];
         claims.extend(more.into_iter().filter(|(name, _)| !THE_TOKENS_OWN.contains(&name.as_str())));
         Ok(())
     }
@@ -383,6 +365,10 @@ impl Oidc {
     }
 }
 
+/// Claims that only the signed token may set; userinfo speaks of the person, not of the login.
+const THE_TOKENS_OWN: [&str; 13] =
+    ["iss", "sub", "aud", "exp", "iat", "nbf", "azp", "nonce", "auth_time", "acr", "amr", "sid", "at_hash"];
+
 /// A spent code: verified, with every claim we could gather.
 pub(super) struct Redeemed {
     pub tokens: Tokens,
@@ -423,7 +409,7 @@ impl Provider for Oidc {
 
     async fn accept(&self, callback: &Callback, attempt: &LoginAttempt) -> Result<(), ProviderError> {
         self.check_issuer(callback, attempt).await?;
-        self.check_error(callback, attempt)
+        Self::check_error(callback, attempt)
     }
 
     async fn exchange(&self, callback: &Callback, attempt: &LoginAttempt) -> Result<Grant, ProviderError> {

@@ -86,7 +86,7 @@ fn a_silent_collector_does_not_hold_up_the_end() {
     let otlp = otlp(format!("http://{}", listener.local_addr().unwrap()));
     let begun = Instant::now();
     traced(JSON, "info", Some(&otlp), || {
-        request_span("r-2", "GET", "login", &Context::new()).in_scope(|| ())
+        request_span("r-2", "GET", "login", &Context::new()).in_scope(|| ());
     });
     assert!(begun.elapsed() < Duration::from_secs(8), "{:?}", begun.elapsed());
 }

@@ -124,10 +124,11 @@ async fn begin_at(
         redirect_uri: setup.own_url(&format!("/callback/{}", config.id)).into(),
     };
     let attempt = LoginAttempt::begin(destination, &request, app.now_ms(), &*app.random);
+    let cookie = seal(setup, &attempt)?;
     let redirect = timed(app, provider, "authorize", provider.authorize_url(&attempt, &request)).await?;
     let dropped = surplus(app, setup, held);
     let cross_site_post = config.response_mode == ResponseMode::FormPost;
-    Ok(Begun { redirect, cookie: seal(setup, &attempt)?, cross_site_post, dropped })
+    Ok(Begun { redirect, cookie, cross_site_post, dropped })
 }
 
 /// Which of the browser's attempts must go so that the new one is within the limit: the unreadable, the old, then the oldest.

@@ -131,19 +131,20 @@ impl Cookies {
         }
     }
 
-    /// A Cookie header with our own cookies alone, each under its literal name, and no session at all from two. What comes after reads
-    /// exactly what was judged here: other parsers decode names, and would find our name where a sibling domain planted another.
+    /// A `Cookie` header of what the readers above see and nothing else; without the session when that is doubled. Other parsers read
+    /// otherwise: actix decodes names, so that a planted `%64oorward=` would count for it and not for us, and one odd pair hides all others.
     #[must_use]
-    pub fn only_ours(&self, headers: &HeaderMap) -> Option<HeaderValue> {
+    pub fn own_header(&self, headers: &HeaderMap) -> Option<HeaderValue> {
         let session = match self.session(headers) {
-            SessionCookie::One(value) => Some(format!("{}={value}", self.session_name())),
+            SessionCookie::One(value) => Some((self.session_name(), value)),
             SessionCookie::Absent | SessionCookie::Doubled => None,
         };
-        let attempts = self.attempts(headers).into_iter();
-        let attempts =
-            attempts.map(|attempt| format!("{}={}", self.attempt_name(&attempt.tag), attempt.value));
-        let kept: Vec<String> = session.into_iter().chain(attempts).collect();
-        if kept.is_empty() { None } else { HeaderValue::from_str(&kept.join("; ")).ok() }
+        let start = self.attempt_name("");
+        let others =
+            pairs(headers).filter(|(name, _)| name.starts_with(&start)).map(|(n, v)| (n.to_owned(), v));
+        let texts: Vec<String> =
+            session.into_iter().chain(others).map(|(name, value)| format!("{name}={value}")).collect();
+        HeaderValue::from_str(&texts.join("; ")).ok().filter(|value| !value.is_empty())
     }
 
     /// The session key in a signed cookie value, read as actix-session writes it, without its middleware.
@@ -168,14 +169,15 @@ fn is_tag(text: &str) -> bool {
     text.len() == TAG_LENGTH && text.bytes().all(|b| b.is_ascii_alphanumeric())
 }
 
-/// Name and value of each cookie, by their literal bytes: a pair that is no text is skipped alone, and a name is not percent-decoded,
-/// for browsers apply their `__Host-` rule to the literal name.
+/// Name and value of each cookie. Whatever is no pair of ASCII is skipped by itself: a neighbour's odd cookie hides none of ours.
 fn pairs(headers: &HeaderMap) -> impl Iterator<Item = (&str, &str)> {
-    let raw = headers.get_all(COOKIE).flat_map(|value| value.as_bytes().split(|byte| *byte == b';'));
-    raw.filter_map(|pair| std::str::from_utf8(pair).ok()).filter_map(|pair| {
-        let (name, value) = pair.trim_matches([' ', '\t']).split_once('=')?;
-        Some((name, value))
-    })
+    let pieces = headers.get_all(COOKIE).flat_map(|value| value.as_bytes().split(|byte| *byte == b';'));
+    pieces.filter_map(|piece| std::str::from_utf8(piece).ok().filter(|text| text.is_ascii())).filter_map(
+        |pair| {
+            let (name, value) = pair.trim_matches([' ', '\t']).split_once('=')?;
+            Some((name.trim_end(), value))
+        },
+    )
 }
 
 #[cfg(test)]
@@ -203,18 +205,22 @@ mod tests {
             SessionCookie::One("b")
         );
         assert_eq!(plain().session(&headers(&[b"Doorward=a"])), SessionCookie::Absent);
+        assert_eq!(plain().session(&headers(&[b"doorward =a; doorward=b"])), SessionCookie::Doubled);
     }
 
     #[test]
-    fn ck_05_a_name_that_only_decodes_to_ours_is_not_ours() {
-        let secure = Cookies::new(true, 600_000);
-        let planted = headers(&[
-            b"__Host%2Ddoorward=evil; __Host-doorward =evil; __Host-doorward=good; x=Jos\xc3\xa9; y=\xff",
-        ]);
-        assert_eq!(secure.session(&planted), SessionCookie::One("good"));
-        assert_eq!(secure.only_ours(&planted).unwrap(), "__Host-doorward=good");
-        let alone = headers(&[b"__Host%2Ddoorward=evil"]);
-        assert_eq!((secure.session(&alone), secure.only_ours(&alone)), (SessionCookie::Absent, None));
+    fn ck_05_what_goes_on_is_what_our_reader_saw() {
+        let own = |header: &[u8]| {
+            let value = plain().own_header(&headers(&[header]));
+            value.map(|value| value.to_str().unwrap().to_owned())
+        };
+        assert_eq!(own(b"%64oorward=planted; doorward=a; x=1").as_deref(), Some("doorward=a"));
+        assert_eq!(own(b"odd; \xff=\xfe; doorward =a").as_deref(), Some("doorward=a"));
+        assert_eq!(
+            own(b"doorward=a; doorward=b; doorward-login-0123abcd=c").as_deref(),
+            Some("doorward-login-0123abcd=c")
+        );
+        assert_eq!(own(b"x=1"), None);
     }
 
     #[test]

@@ -41,12 +41,8 @@ pub async fn layer(
             true
         }
     };
+    keep_own_cookies(&door, &mut request);
     check_origin(&door, &request, held, &visitor).await?;
-    let ours = door.cookies.only_ours(request.headers());
-    request.headers_mut().remove(COOKIE);
-    if let Some(ours) = ours {
-        request.headers_mut().insert(COOKIE, ours);
-    }
     take_body(&mut request).await?;
     let mut response = next.call(request).await?;
     // actix-session leaves a cookie alone whose session is gone; the browser would carry it for ever.
@@ -115,6 +111,15 @@ pub async fn inside(
 fn sets_session(door: &Door, response: &ServiceResponse<impl MessageBody>) -> bool {
     let start = format!("{}=", door.cookies.session_name());
     response.headers().get_all(SET_COOKIE).any(|value| value.as_bytes().starts_with(start.as_bytes()))
+}
+
+/// Leaves of the cookies what our own reader saw, so that no later parser can see another session than it did.
+fn keep_own_cookies(door: &Door, request: &mut ServiceRequest) {
+    let own = door.cookies.own_header(request.headers());
+    request.headers_mut().remove(COOKIE);
+    if let Some(own) = own {
+        request.headers_mut().insert(COOKIE, own);
+    }
 }
 
 /// Our own unsafe endpoints. The callback's form post comes from the provider by design, and its sealed attempt is its proof.

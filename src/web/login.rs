@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use actix_session::Session as Cookie;
 use actix_web::http::header::LOCATION;
 use actix_web::{HttpMessage as _, HttpRequest, HttpResponse, ResponseError as _, web};
+use percent_encoding::{CONTROLS, utf8_percent_encode};
 
 use super::problem::Refused;
 use super::session::{self, MaybeGuest};
@@ -115,7 +116,9 @@ fn to_provider(door: &Door, begun: Begun) -> HttpResponse {
 /// A redirect after which the browser asks by GET; 307 would post a password or a code to the next house (RFC 9700 4.12).
 pub fn see_other(location: &str) -> actix_web::HttpResponseBuilder {
     let mut response = HttpResponse::SeeOther();
-    response.insert_header((LOCATION, location));
+    // A header is ASCII; what a browser would encode on its own is encoded here, for all that stands between.
+    let location: Cow<'_, str> = utf8_percent_encode(location, CONTROLS).into();
+    response.insert_header((LOCATION, location.as_ref()));
     response
 }
 

@@ -1,9 +1,9 @@
 //! Chapter 5: what others put into the Cookie header.
 
-use super::{assert_rejected, is_signed_in, sets_session, signed_in};
+use super::{assert_rejected, is_signed_in, me, sets_session, signed_in, signed_in_as};
 use crate::house::browser::raw;
 use crate::house::home::TestHouse;
-use crate::house::op::ScriptedOp;
+use crate::house::op::{Person, ScriptedOp};
 
 #[tokio::test]
 async fn ck_05_two_cookies_of_our_name_are_no_session_in_either_order() {
@@ -72,6 +72,61 @@ async fn ck_05_a_login_with_a_planted_twin_makes_one_clean_session() {
         }
     }
     assert_eq!(house.live_sessions().await, 1);
+}
+
+#[tokio::test]
+async fn ck_05_a_twin_that_only_other_parsers_see_is_not_seen() {
+    let op = ScriptedOp::start().await;
+    let house = TestHouse::with_op(&op).open().await;
+    let owner = signed_in_as(&house, &op, Person::named("owner")).await.cookie("doorward").unwrap();
+    let thief = signed_in_as(&house, &op, Person::named("thief")).await.cookie("doorward").unwrap();
+    for planted in ["%64oorward", "%64%6f%6f%72%77%61%72%64", "doorwar%64", "\"doorward\"", "Doorward"] {
+        for cookies in
+            [format!("{planted}={thief}; doorward={owner}"), format!("doorward={owner}; {planted}={thief}")]
+        {
+            let sender = house.browser().with_header("cookie", &cookies);
+            assert_eq!(me(&sender).await["id"], "owner", "{cookies}");
+            assert!(sender.navigate("/protected").await.text().contains("owner"), "{cookies}");
+        }
+        let alone = house.browser().with_header("cookie", &format!("{planted}={thief}"));
+        assert_eq!(alone.get_json("/auth/me").await.status, 401, "{planted}");
+    }
+}
+
+#[tokio::test]
+async fn ck_06_a_neighbours_odd_cookie_signs_nobody_out() {
+    let op = ScriptedOp::start().await;
+    let house = TestHouse::with_op(&op).open().await;
+    let good = signed_in(&house).await.cookie("doorward").unwrap();
+    let host = house.url.trim_start_matches("http://").to_owned();
+    for odd in [
+        b"nameless".as_slice(),
+        b"=",
+        b"%ff=1",
+        b"a=%zz%ff",
+        b"\xff\xfe=\x80",
+        b"n=\xc3\xa9",
+        b"",
+        b"\"",
+        b"a=\"x",
+        b",",
+        b"\x0b=1",
+    ] {
+        for path in ["/auth/me", "/protected"] {
+            let head = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\nCookie: ");
+            let cookies = [odd, b"; doorward=", good.as_bytes(), b"; ", odd, b"\r\n\r\n"].concat();
+            let answer = raw(house.address, &[head.as_bytes(), &cookies].concat());
+            let answer = String::from_utf8_lossy(&answer).into_owned();
+            let first = answer.lines().next().unwrap_or_default();
+            let is_control = odd.first() == Some(&0x0b);
+            assert!(
+                first.contains("200") || (is_control && first.contains("400")),
+                "{path} {}: {first}",
+                odd.escape_ascii()
+            );
+            assert!(!answer.to_lowercase().contains("set-cookie"), "{path} {}", odd.escape_ascii());
+        }
+    }
 }
 
 #[tokio::test]

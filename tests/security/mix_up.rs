@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::stage::assert_rejected;
+use super::assert_rejected;
 use super::stage::{Stage, param, with_params};
 use crate::house::browser::Browser;
 use crate::house::home::{TestHouse, op_provider};

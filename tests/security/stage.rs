@@ -6,7 +6,8 @@ use std::time::Duration;
 use doorward::domain::Clock as _;
 use serde_json::{Map, Value};
 
-use crate::house::browser::{Browser, Page};
+use super::assert_rejected;
+use crate::house::browser::{Browser, Cookie, Page};
 use crate::house::home::{Plan, TestHouse, op_provider};
 use crate::house::op::{NowMs, Script, ScriptedOp};
 
@@ -124,6 +125,13 @@ impl Stage {
     }
 }
 
+/// The sealed attempts that a browser holds; the note of recent logins beside them is none.
+pub fn attempts(browser: &Browser) -> Vec<Cookie> {
+    let mut cookies = browser.cookies();
+    cookies.retain(|c| c.name.contains("doorward-login-") && !c.name.ends_with("-recent"));
+    cookies
+}
+
 /// Sets or removes a member.
 pub fn set(object: &mut Object, name: &str, value: Option<&Value>) {
     match value {
@@ -168,23 +176,4 @@ pub fn param(url: &url::Url, name: &str) -> String {
     let values: Vec<_> = url.query_pairs().filter(|(n, _)| n == name).map(|(_, v)| v.into_owned()).collect();
     assert_eq!(values.len(), 1, "{name} in {url}");
     values.into_iter().next().unwrap()
-}
-/// "Rejects" of the requirements: an error, no session row, no session cookie, and one audit event of this
-/// request with this reason (`*` takes any). That the process stays up shows in what a test does next.
-pub async fn assert_rejected(house: &TestHouse, page: &Page, reason: &str) {
-    let told = format!("{} {}\n{}", page.status, page.url, page.text());
-    assert!(page.status >= 400, "not refused: {told}");
-    let given = page.set_cookies();
-    let session = given.iter().find(|c| c.name.ends_with("doorward") && !c.value.is_empty());
-    assert!(session.is_none(), "a session cookie came with {told}");
-    assert_eq!(house.live_sessions().await, 0, "a session row came with {told}");
-    let id = page.header("x-request-id").expect("every answer has a request id");
-    let events = format!("SELECT outcome || ' ' || reason FROM audit_log WHERE request_id = '{id}'");
-    let events = house.database.texts(&events).await;
-    let [event] = events.as_slice() else { panic!("{events:?} recorded for {told}") };
-    assert!(
-        reason == "*" || *event == format!("refused {reason}"),
-        "recorded {event:?}, not {reason}: {told}"
-    );
-    assert!(event.starts_with("refused "), "{event}");
 }

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::stage::assert_rejected;
+use super::assert_rejected;
 use super::stage::{Stage, honest, set};
 use crate::house::op::Script;
 

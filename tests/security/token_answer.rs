@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 
+use super::assert_rejected;
 use super::discovery::gzip;
-use super::stage::assert_rejected;
 use super::stage::{Object, Stage, set};
 use crate::house::op::Answer;
 

@@ -39,6 +39,8 @@ pub enum Error {
     WrongHost,
     #[error("too much was sent")]
     TooLarge,
+    #[error("the request came too slowly")]
+    TooSlow,
     #[error("the address is too long")]
     AddressTooLong,
     #[error("the request head is too large")]
@@ -68,7 +70,7 @@ impl Error {
     #[must_use]
     pub fn reason(&self) -> &'static str {
         match self {
-            Self::InvalidRequest(_) => "invalid_request",
+            Self::InvalidRequest(_) | Self::TooSlow => "invalid_request",
             Self::LoginExpired => "login_expired",
             Self::LoginFailed(reason) => reason,
             Self::LoginLoop => "login_loop",

@@ -10,6 +10,7 @@ use actix_web::dev::{Server as Http, ServerHandle};
 use actix_web::middleware::from_fn;
 use actix_web::{App as HttpApp, HttpServer, web};
 use arc_swap::ArcSwapOption;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
 use crate::app::App;
@@ -125,15 +126,18 @@ impl Server {
     /// # Errors
     /// Sentences for the operator: what keeps the house from opening, at once or after the database came up.
     pub async fn run_until_stopped(self, mut stop: watch::Receiver<bool>) -> Result<(), StartFault> {
+        // From now on a SIGHUP is remembered; unheard, it would end a process that still waits for its database.
+        let hangup = signal(SignalKind::hangup())
+            .map_err(|e| StartFault::Faults(vec![format!("the system takes no signal handlers: {e}")]))?;
         let operations = serve_operations(&self)?;
         let operations_handle = operations.handle();
         tokio::spawn(operations);
-        let opened = self.open(&mut stop).await;
+        let opened = self.open(&mut stop, hangup).await;
         operations_handle.stop(false).await;
         opened
     }
 
-    async fn open(self, stop: &mut watch::Receiver<bool>) -> Result<(), StartFault> {
+    async fn open(self, stop: &mut watch::Receiver<bool>, mut hangup: Signal) -> Result<(), StartFault> {
         if !self.wait_for_database(stop).await? {
             return Ok(());
         }
@@ -153,10 +157,12 @@ impl Server {
         let mut serving = tokio::spawn(server);
         tokio::select! {
             _ = stop.wait_for(|stop| *stop) => {}
-            () = reloads(&app, self.sources.as_ref()) => {}
+            () = reloads(&mut hangup, &app, self.sources.as_ref()) => {}
             _ = &mut serving => return Err(StartFault::Faults(vec!["the listener ended by itself".to_owned()])),
         }
         tracing::info!("stopping: finishing what is under way");
+        // Ours was only the original of what the server listens with: kept, it would take callers whom nobody answers.
+        drop(self.public);
         let _ = tokio::time::timeout(shutdown, handle.stop(true)).await;
         audit::milestone(&app, "server.stopped").await;
         let _ = close.send(true);
@@ -275,9 +281,8 @@ fn serve_public(
 }
 
 /// Reloads on each SIGHUP; never ends by itself.
-async fn reloads(app: &App, sources: Option<&Sources>) {
-    use tokio::signal::unix::{SignalKind, signal};
-    let (Ok(mut hangup), Some(sources)) = (signal(SignalKind::hangup()), sources) else {
+async fn reloads(hangup: &mut Signal, app: &App, sources: Option<&Sources>) {
+    let Some(sources) = sources else {
         return std::future::pending().await;
     };
     while hangup.recv().await.is_some() {

@@ -56,6 +56,8 @@ enum Command {
         #[command(subcommand)]
         command: KeysCommand,
     },
+    /// Prints the description of the public API, as `/openapi.json` of the operations listener does.
+    Openapi,
 }
 
 #[derive(Args)]
@@ -105,6 +107,7 @@ pub fn run() -> ExitCode {
         Command::Migrate => serve::migrate(&common),
         Command::Keys { command: KeysCommand::List } => keys::list(&common),
         Command::Keys { command: KeysCommand::Rotate } => keys::rotate(&common),
+        Command::Openapi => print_openapi(),
     }
 }
 
@@ -156,6 +159,15 @@ impl Common {
         for sentence in sentences {
             eprintln!("{sentence}");
         }
+    }
+}
+
+/// The reader may close the pipe early (`doorward openapi | head`), which is no panic.
+fn print_openapi() -> ExitCode {
+    use std::io::Write as _;
+    match std::io::stdout().write_all(crate::web::operations::OPENAPI.as_bytes()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::from(FAULTS),
     }
 }
 

@@ -28,6 +28,7 @@ pub fn run(common: &Common) -> ExitCode {
     }
     tracing::info!(config = loaded.origin, version = env!("CARGO_PKG_VERSION"), "starting");
     let Ok(sources) = common.sources() else { return ExitCode::from(FAULTS) };
+    let for_people = common.json || loaded.config.log.format == LogFormat::Pretty;
     let system = actix_web::rt::System::new();
     let served = system.block_on(async {
         let server =
@@ -47,7 +48,12 @@ pub fn run(common: &Common) -> ExitCode {
             ExitCode::SUCCESS
         }
         Err(fault) => {
-            common.print_start_fault(&fault);
+            // Whoever collects JSON lines must be able to read the last ones too.
+            if for_people {
+                common.print_start_fault(&fault);
+            } else {
+                tracing::error!(error = %fault, "cannot start");
+            }
             ExitCode::from(FAULTS)
         }
     }

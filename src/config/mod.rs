@@ -51,6 +51,9 @@ use self::{
 /// The set-up that runs without any file: the repository's own `config.toml`.
 pub const BUILT_IN: &str = include_str!("../../config.toml");
 
+/// The file that counts when none is named.
+const BESIDE: &str = "config.toml";
+
 /// A configuration is text that people write; more than this is a mistake.
 const LARGEST_FILE: u64 = 1 << 20;
 
@@ -66,7 +69,8 @@ pub struct Sources {
 }
 
 impl Sources {
-    /// The working folder and the environment of this process.
+    /// The working folder and the environment of this process. A `config.toml` that lies there now is meant from now on: should it
+    /// be gone at a reload, that is a fault, and no wish for the built-in set-up.
     ///
     /// # Errors
     /// When the working folder is gone or unreadable.
@@ -75,7 +79,9 @@ impl Sources {
             Some((name.into_string().ok()?, value.into_string().ok()?))
         };
         let environment = env::vars_os().filter_map(text).collect();
-        Ok(Self { file, folder: env::current_dir()?, environment })
+        let folder = env::current_dir()?;
+        let beside = || is_there(&folder.join(BESIDE)).then(|| PathBuf::from(BESIDE));
+        Ok(Self { file: file.or_else(beside), folder, environment })
     }
 }
 
@@ -181,10 +187,10 @@ pub fn load(sources: &Sources) -> Result<Loaded, Vec<Fault>> {
 
 /// Finds the file that counts and reads it.
 fn open(sources: &Sources) -> Result<(Report, String), Vec<Fault>> {
-    let beside = sources.folder.join("config.toml");
+    let beside = sources.folder.join(BESIDE);
     let (path, shown) = match &sources.file {
         Some(file) => (sources.folder.join(file), file.display().to_string()),
-        None if is_there(&beside) => (beside, "config.toml".to_owned()),
+        None if is_there(&beside) => (beside, BESIDE.to_owned()),
         None => {
             let report = Report::new("built-in config.toml".into(), sources.folder.clone());
             return Ok((report, BUILT_IN.to_owned()));

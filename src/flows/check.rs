@@ -1,8 +1,10 @@
 //! Tries what a start needs, one by one, so that an operator sees every fault at once.
 
+use std::sync::Arc;
+
 use super::start::{self, Furniture, Keys, StartFault};
-use crate::app::Setup;
 use crate::config::{Config, ProviderKind};
+use crate::providers;
 use crate::store::Store;
 
 /// A key should be replaced long before its random nonces could meet (NIST SP 800-38D 8.3).
@@ -36,23 +38,17 @@ pub async fn run(config: Config, keys: Result<Keys, StartFault>, at: Furniture) 
         "every key file is there and strong",
     ));
     let store = database(&config, &mut findings).await;
-    let setup = match (store, keys) {
-        (Some(store), Ok(keys)) => match start::set_up(&store, config.clone(), keys, &at).await {
-            Ok(setup) => {
+    if let (Some(store), Ok(keys)) = (store, keys) {
+        match start::fitting_ring(&store, &config, keys, &at).await {
+            Ok(ring) => {
                 findings.push(Finding::of::<()>("key ring", Ok(()), "opens what the database holds"));
-                ages(&store, &setup, &at, &mut findings).await;
-                Some(setup)
+                ages(&store, ring.current_id(), &at, &mut findings).await;
             }
-            Err(fault) => {
-                findings.push(Finding::of::<()>("key ring and providers", Err(fault.to_string()), ""));
-                None
-            }
-        },
-        _ => None,
-    };
-    if let Some(setup) = setup {
-        providers(&setup, &mut findings).await;
+            Err(fault) => findings.push(Finding::of::<()>("key ring", Err(fault.to_string()), "")),
+        }
     }
+    // Whatever is wrong with our own memory, the other houses are tried all the same.
+    providers(&config, &at, &mut findings).await;
     upstreams(&config, &mut findings).await;
     findings
 }
@@ -75,11 +71,10 @@ async fn database(config: &Config, findings: &mut Vec<Finding>) -> Option<Store>
     }
 }
 
-async fn ages(store: &Store, setup: &Setup, at: &Furniture, findings: &mut Vec<Finding>) {
+async fn ages(store: &Store, current_id: &str, at: &Furniture, findings: &mut Vec<Finding>) {
     let ages = super::rotate::ages(store, at.clock.now_ms()).await.unwrap_or_default();
     for (id, days) in ages {
-        let current = id == setup.ring.current_id();
-        if current && days > KEY_AGE_MAX_DAYS {
+        if id == current_id && days > KEY_AGE_MAX_DAYS {
             let problem = format!(
                 "seals since {days} days; add a new key, make it current, and run `doorward keys rotate`"
             );
@@ -88,19 +83,17 @@ async fn ages(store: &Store, setup: &Setup, at: &Furniture, findings: &mut Vec<F
     }
 }
 
-async fn providers(setup: &Setup, findings: &mut Vec<Finding>) {
-    for provider in setup.providers() {
-        let config = provider.config();
-        // The development issuer lives in the server that this command does not start.
-        if config.kind == ProviderKind::Dev {
-            continue;
-        }
-        let tried = provider.probe().await.map_err(|e| e.to_string());
-        findings.push(Finding::of(
-            format!("provider {}", config.id),
-            tried,
-            "its metadata and keys can be used",
-        ));
+async fn providers(config: &Config, at: &Furniture, findings: &mut Vec<Finding>) {
+    for config in &config.providers {
+        let what = format!("provider {}", config.id);
+        let opened = providers::open(config, Arc::clone(&at.clock), Arc::clone(&at.random));
+        let tried = match opened {
+            // The development issuer lives in the server that this command does not start.
+            Ok(_) if config.kind == ProviderKind::Dev => continue,
+            Ok(provider) => provider.probe().await.map_err(|e| e.to_string()),
+            Err(problem) => Err(problem),
+        };
+        findings.push(Finding::of(what, tried, "its metadata and keys can be used"));
     }
 }
 

@@ -1,5 +1,7 @@
 //! A reload (SIGHUP): providers, routes and keys change all at once, or nothing does.
 
+use secrecy::ExposeSecret as _;
+
 use super::audit;
 use super::start::{self, Furniture, StartFault};
 use crate::app::App;
@@ -55,6 +57,12 @@ fn keep_what_cannot_change(old: &Config, new: &mut Config) -> Vec<&'static str> 
     if was.auth_prefix != is.auth_prefix {
         changed.push("server.auth_prefix");
         is.auth_prefix.clone_from(&was.auth_prefix);
+    }
+    if old.database.url.expose_secret() != new.database.url.expose_secret() {
+        changed.push("database.url");
+    }
+    if (&old.log.level, old.log.format) != (&new.log.level, new.log.format) {
+        changed.push("log");
     }
     if old.session.overall_ms != new.session.overall_ms {
         changed.push("session.overall");

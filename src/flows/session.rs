@@ -100,13 +100,13 @@ async fn admitted(app: &App, writer: &mut Writer, applied: Applied, visitor: &Vi
     let user = applied.user;
     // A deleted person who signs in again stays deleted: the tombstone wins over late news of any kind.
     user.admit().map_err(Error::Denied)?;
-    let event = match applied.outcome {
-        Outcome::Created => Some("user.created"),
-        _ if applied.moved_issuer => Some("user.moved_issuer"),
-        _ if applied.email_shared => Some("user.email_shared"),
-        _ => None,
-    };
-    if let Some(event) = event {
+    let news = [
+        (applied.outcome == Outcome::Created, "user.created"),
+        (applied.moved_issuer, "user.moved_issuer"),
+        // A newcomer's address can be another user's as well (security.md ID-07).
+        (applied.email_shared, "user.email_shared"),
+    ];
+    for (_, event) in news.into_iter().filter(|(happened, _)| *happened) {
         let deed =
             audit::Deed { event, provider: Some(&user.provider), user_id: Some(&user.id), session_id: None };
         audit::deed(app, writer, &deed, visitor).await?;
@@ -304,8 +304,11 @@ pub async fn exposed_claims(app: &App, guest: &Guest, visitor: &Visitor) -> Resu
         // A row that does not open is no session (security.md CR-08).
         Err(error) => {
             undecryptable(app, &error, visitor).await;
-            end_one(app, guest, &guest.session.id, visitor).await?;
-            return Err(Error::NotSignedIn);
+            return match end_one(app, guest, &guest.session.id, visitor).await {
+                // Gone already: a neighbouring request met the same damage and was faster.
+                Ok(()) | Err(Error::NotFound) => Err(Error::NotSignedIn),
+                Err(error) => Err(error),
+            };
         }
     };
     let claims = tokens.id.as_ref().and_then(|token| payload(token.expose_secret())).unwrap_or_default();

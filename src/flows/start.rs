@@ -39,6 +39,9 @@ impl From<StoreError> for StartFault {
             StoreError::WrongKey(id) => Self::one(format!(
                 "keys.ring.{id}: this is not the key that sealed the database; restore the key file that was in use, nothing stored opens without it"
             )),
+            StoreError::Sealed { what, source } => Self::one(format!(
+                "keys.ring: the stored {what} does not open: {source}; put the missing key back into the ring, and retire it when `doorward keys list` counts no rows of it"
+            )),
             other => Self::one(format!("database.url: {other}")),
         }
     }
@@ -164,6 +167,7 @@ pub async fn ring(store: &Store, config: &Config, keys: Keys, at: &Furniture) ->
     let ring =
         KeyRing::new(&config.keys.current, masters).map_err(|e| StartFault::one(format!("keys: {e}")))?;
     own_keys::check_canaries(&mut writer, &ring, now_ms).await?;
+    own_keys::check_opens(&mut writer, &ring).await?;
     writer.commit().await?;
     Ok(ring)
 }
@@ -189,9 +193,23 @@ pub async fn furnish(store: Store, config: Config, keys: Keys, at: Furniture) ->
 /// # Errors
 /// As [`StartFault`].
 pub async fn set_up(store: &Store, config: Config, keys: Keys, at: &Furniture) -> Result<Setup, StartFault> {
-    let ring = ring(store, &config, keys, at).await?;
-    check_prefixes(store, &config).await?;
+    let ring = fitting_ring(store, &config, keys, at).await?;
     Setup::build(config, ring, &at.clock, &at.random).map_err(StartFault::Faults)
+}
+
+/// The ring, once everything that the database holds was found to fit the configuration.
+///
+/// # Errors
+/// As [`StartFault`].
+pub async fn fitting_ring(
+    store: &Store,
+    config: &Config,
+    keys: Keys,
+    at: &Furniture,
+) -> Result<KeyRing, StartFault> {
+    let ring = ring(store, config, keys, at).await?;
+    check_prefixes(store, config).await?;
+    Ok(ring)
 }
 
 /// `users.id` is what the app refers to: a prefix that differs from the stored rows would split every user in two.

@@ -70,6 +70,14 @@ impl ProviderError {
     pub(crate) fn protocol(reason: &'static str, detail: impl Into<String>) -> Self {
         Self::Protocol { reason, detail: detail.into() }
     }
+
+    /// For metadata and keys, which are nobody's login yet: an answer that breaks the protocol there is no better than none.
+    pub(crate) fn into_outage(self) -> Self {
+        match self {
+            Self::Protocol { detail, .. } => Self::Unavailable(detail),
+            other => other,
+        }
+    }
 }
 
 /// An identity provider as the flows see it.

@@ -17,8 +17,7 @@ pub enum StoreError {
     NewerSchema { found: i64, known: i64 },
     /// The schema is missing or behind, and migrating at start is switched off.
     #[error(
-        "the database has schema {found}, this Doorward needs {known}: run `doorward migrate`,
-        or set `database.migrate`"
+        "the database has schema {found}, this Doorward needs {known}: run `doorward migrate`, or set database.migrate = true"
     )]
     OlderSchema { found: i64, known: i64 },
     /// A migration did not run, or an applied one is not the one this Doorward knows.

@@ -90,6 +90,22 @@ pub async fn check_canaries(w: &mut Writer, ring: &KeyRing, now_ms: i64) -> Resu
     Ok(())
 }
 
+/// Makes sure that the ring opens every key of our own. A rotation moves these last, so a ring that opens them all was not robbed of
+/// a key that stored tokens still need.
+///
+/// # Errors
+/// [`StoreError::Sealed`] with the first that does not open, or the database's.
+pub async fn check_opens(db: &mut impl Db, ring: &KeyRing) -> Result<(), StoreError> {
+    let rows: Vec<(String, Vec<u8>)> = sql!(fetch_all in db,
+        "SELECT name, value FROM own_keys WHERE sealed AND name NOT LIKE 'canary:%' ORDER BY name")?;
+    for (name, value) in rows {
+        let place = Place { table: TABLE, row: &name, column: VALUE };
+        let opened = ring.open(place, &value);
+        opened.map_err(|source| StoreError::Sealed { what: format!("key {name:?}"), source })?;
+    }
+    Ok(())
+}
+
 /// When each key of a ring first met this database, Unix ms, by key id.
 ///
 /// # Errors

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use actix_session::Session as Cookie;
 use actix_web::http::header::LOCATION;
-use actix_web::{HttpRequest, HttpResponse, ResponseError as _, web};
+use actix_web::{HttpMessage as _, HttpRequest, HttpResponse, ResponseError as _, web};
 use percent_encoding::{CONTROLS, utf8_percent_encode};
 
 use super::problem::Refused;
@@ -31,7 +31,7 @@ pub async fn start(request: HttpRequest, door: web::Data<Door>, guest: MaybeGues
     }
     asked.previous = guest.0.as_ref().map(|guest| guest.session.id.clone());
     if let Some(guest) = &guest.0 {
-        let another = asked.provider.as_ref().is_some_and(|id| *id != guest.session.provider);
+        let another = login::asks_for_another(&door.app, &asked, &guest.session.provider)?;
         if !asked.wants_a_new_login() && !another {
             let mut back = see_other(asked.return_to.unwrap_or_default().as_str()).finish();
             rounds::note(&request, &door, &mut back);
@@ -211,6 +211,8 @@ async fn answer(
 
 fn signed_in(request: &HttpRequest, by: &Caller<'_>, opened: &Opened, return_to: &str) -> Answer {
     session::begin(by.cookie, opened)?;
+    let left_ms = opened.guest.session.expires_at_ms - opened.guest.session.created_at_ms;
+    request.extensions_mut().insert(session::Life { left_ms });
     // Checked when it was sealed; the rules may have changed since.
     let return_to = ReturnTo::parse(return_to, &by.door.app.setup().return_rules).unwrap_or_default();
     if accepts_json(request) {

@@ -118,7 +118,7 @@ pub fn routes(cfg: &mut web::ServiceConfig, door: &Door, dev_idp: Option<&DevIdp
     if let Some(dev_idp) = dev_idp {
         dev_idp.mount(cfg);
     }
-    let own = web::scope(&door.auth_prefix)
+    let with_session = web::scope("")
         .wrap(from_fn(guard::inside))
         .wrap(session::middleware(&door.app, &door.cookies, door.mac.clone()))
         .wrap(from_fn(guard::layer))
@@ -148,8 +148,11 @@ pub fn routes(cfg: &mut web::ServiceConfig, door: &Door, dev_idp: Option<&DevIdp
         .service(at("/account/sessions/end-others", "POST").route(web::post().to(pages::end_others)))
         .service(at("/account/sessions/end-all", "POST").route(web::post().to(pages::end_all)))
         .service(at("/account/sessions/{id}/end", "POST").route(web::post().to(pages::end_one)))
-        .service(at("/static/{name}", "GET, HEAD").route(read().to(pages::look)))
         .default_service(web::to(nothing));
+    // What anybody may keep needs no session, and must never carry a cookie.
+    let own = web::scope(&door.auth_prefix)
+        .service(at("/static/{name}", "GET, HEAD").route(read().to(pages::look)))
+        .service(with_session);
     cfg.app_data(web::Data::new(door.clone())).service(own).default_service(web::to(behind::answer));
 }
 

@@ -112,6 +112,12 @@ impl Problem {
             Error::TooLarge => {
                 of(413, "too_large", "That is too much", "What was sent is larger than this address takes.")
             }
+            Error::TooSlow => of(
+                408,
+                "invalid_request",
+                "The request did not arrive in time",
+                "The connection may be slow. Try again.",
+            ),
             Error::AddressTooLong => {
                 of(414, "too_large", "That address is too long", "Shorten the address and try again.")
             }

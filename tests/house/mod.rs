@@ -7,4 +7,5 @@ pub mod form;
 pub mod home;
 pub mod jar;
 pub mod op;
+pub mod process;
 pub mod servers;

@@ -5,8 +5,8 @@
 pub(super) mod claims;
 mod discovery;
 mod id_token;
-mod jws;
-mod keys;
+pub mod jws;
+pub mod keys;
 mod strict;
 mod token_call;
 
@@ -37,7 +37,7 @@ use crate::domain::{Callback, Clock, Grant, LoginAttempt, LoginRequest, Prompt, 
 /// One OpenID provider.
 pub struct Oidc {
     config: config::Provider,
-    http: Http,
+    http: Arc<Http>,
     clock: Arc<dyn Clock>,
     random: Arc<dyn Random>,
     discovery: Discovery,
@@ -57,15 +57,19 @@ impl Oidc {
             .ok()
             .and_then(|url| url.host_str().map(str::to_owned))
             .unwrap_or_default();
-        let http = Http::new(&issuer_host, config.tls_ca_file.as_deref())?;
+        let http = Arc::new(Http::new(&issuer_host, config.tls_ca_file.as_deref())?);
         let proof = ClientProof::new(&config)?;
         Ok(Self { config, http, clock, random, discovery: Discovery::new(), keys: Keys::new(), proof })
     }
 
     async fn metadata(&self) -> Result<Arc<Metadata>, ProviderError> {
         let issuer = self.config.issuer_template.as_deref().unwrap_or(&self.config.issuer);
-        let expected = Expectation { issuer, internal_base_url: self.config.internal_base_url.as_ref() };
-        self.discovery.current(&self.http, &expected, self.clock.now_ms()).await
+        let expected = Expectation {
+            place: &self.config.issuer,
+            issuer,
+            internal_base_url: self.config.internal_base_url.as_ref(),
+        };
+        self.discovery.current(&self.http, expected, self.clock.now_ms()).await
     }
 
     fn call<'c>(&'c self, metadata: &'c Metadata, url: &'c Url) -> Call<'c> {
@@ -285,8 +289,8 @@ impl Oidc {
             .and_then(|a| token_call::read_object(&a, "userinfo").map(|o| (a.status, o)))
         {
             Ok(answer) => answer,
-            // A provider in trouble does not keep people out for want of a display name.
-            Err(ProviderError::Unavailable(why)) => {
+            // Without the claims that were needed, a login would wipe what is stored of the person; then it had better wait.
+            Err(ProviderError::Unavailable(why)) if self.has_needed_claims(claims) => {
                 tracing::warn!(
                     provider = self.config.id,
                     why,
@@ -294,6 +298,7 @@ impl Oidc {
                 );
                 return Ok(());
             }
+            Err(ProviderError::Unavailable(why)) => return Err(ProviderError::Unavailable(why)),
             Err(_) => return Err(ProviderError::protocol("userinfo", "refused or unreadable")),
         };
         let (200, more) = answer else {

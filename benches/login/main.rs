@@ -1,0 +1,67 @@
+//! What a login, a start and their parts cost: `cargo bench --bench login`. How it measures stands in
+//! `docs/PERFORMANCE.md`.
+//!
+//! Owns: Doorward as its users run it (the release binary, as a process of its own), visitors, real neighbours
+//! (oidc-provider, PostgreSQL), and the gates; it ends with status 1 when one is missed.
+//! Never does: count its own processor time, or the neighbours', as Doorward's.
+//!
+//! `cargo bench --bench login -- start micro` runs parts; `-- --test` checks that it starts, and ends at once.
+
+mod door;
+mod logins;
+mod memory;
+mod micro;
+mod report;
+mod start;
+mod visitor;
+
+#[expect(
+    dead_code,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    reason = "the servers belong to the tests, which use all of them; here a failure may end everything too"
+)]
+#[path = "../../tests/house/servers/mod.rs"]
+mod servers;
+
+use std::process::ExitCode;
+
+use self::report::Report;
+
+/// What may go wrong ends the run with a sentence.
+pub type Outcome<T> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
+
+const PARTS: [&str; 3] = ["login", "start", "micro"];
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> ExitCode {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    if words.iter().any(|word| word == "--test") {
+        println!("login: ok, it starts; measured is by `cargo bench --bench login` alone");
+        return ExitCode::SUCCESS;
+    }
+    let named = |part: &str| words.iter().any(|word| word == part);
+    let wanted = |part: &str| named(part) || !PARTS.iter().any(|part| named(part));
+    let mut report = Report::default();
+    match run(&mut report, wanted).await {
+        Ok(()) => report.conclude(),
+        Err(error) => {
+            eprintln!("the measurement broke off: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(report: &mut Report, wanted: impl Fn(&str) -> bool) -> Outcome<()> {
+    if wanted("start") {
+        start::measure(report)?;
+        memory::measure(report).await?;
+    }
+    if wanted("login") {
+        logins::measure(report).await?;
+    }
+    if wanted("micro") {
+        micro::measure(report).await?;
+    }
+    Ok(())
+}

@@ -18,6 +18,9 @@ use crate::flows::{logout, session};
 
 type Answer = Result<HttpResponse, Refused>;
 
+/// Browsers keep whole pages for their Back button, `no-store` or not; whoever signed out must not find them there (security.md WB-10).
+const FORGET_PAGES: (&str, &str) = ("clear-site-data", "\"cache\"");
+
 /// A page. It may name itself to our own forms as their origin, which `no-referrer` would hide from browsers without `Sec-Fetch-Site`.
 fn page(template: &impl Template) -> Answer {
     let html = template.render().map_err(|e| Refused(Error::Internal(e.to_string())))?;
@@ -115,11 +118,10 @@ pub async fn leave(
         String::from,
     );
     if super::login::accepts_json(&request) {
-        return Ok(
-            HttpResponse::Ok().json(serde_json::json!({ "message": "Signed out.", "redirectTo": next }))
-        );
+        let body = serde_json::json!({ "message": "Signed out.", "redirectTo": next });
+        return Ok(HttpResponse::Ok().insert_header(FORGET_PAGES).json(body));
     }
-    Ok(see_other(&next).finish())
+    Ok(see_other(&next).insert_header(FORGET_PAGES).finish())
 }
 
 fn signed_out_at(door: &Door, left_open: Option<&str>, return_to: Option<&ReturnTo>) -> String {

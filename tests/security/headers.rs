@@ -186,7 +186,7 @@ async fn wb_06_form_action_names_the_providers_and_listed_origins_alone() {
     let page = house.browser().navigate("/auth/logout").await;
     let policy = page.header("content-security-policy").unwrap().to_owned();
     let forms = policy.split("; ").find(|part| part.starts_with("form-action")).unwrap();
-    let mut expected = vec![op.issuer(), "https://spa.example".to_owned()];
+    let mut expected = [op.issuer(), "https://spa.example".to_owned()];
     expected.sort();
     assert_eq!(forms, format!("form-action 'self' {}", expected.join(" ")));
 }

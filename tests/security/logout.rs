@@ -153,7 +153,7 @@ async fn lo_03_the_provider_is_told_by_hint_and_state_and_sends_back_to_the_one_
         String::new(),
         "?state=".into(),
         "?state=x".into(),
-        format!("?state={}A", state),
+        format!("?state={state}A"),
         format!("?state={}", "A".repeat(3000)),
     ] {
         let page = browser.navigate(&format!("/auth/signed-out{query}")).await;

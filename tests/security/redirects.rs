@@ -253,13 +253,15 @@ async fn rd_01_a_listed_origin_is_matched_exactly() {
     }
 }
 
-/// A program's request, as its headers tell; each must be told 401 in JSON.
+/// Method, headers, and whether the visitor is sent to sign in.
+type Case = (&'static str, Vec<(&'static str, &'static str)>, bool);
+
 #[tokio::test]
 async fn rd_06_programs_get_401_in_json_and_only_navigations_are_redirected() {
     let house = TestHouse::open().await;
     let html = "text/html,application/xhtml+xml,*/*;q=0.8";
     let nav = ("sec-fetch-mode", "navigate");
-    let cases: Vec<(&str, Vec<(&str, &str)>, bool)> = vec![
+    let cases: Vec<Case> = vec![
         ("GET", vec![("accept", html)], true),
         ("HEAD", vec![("accept", html)], true),
         ("GET", vec![("accept", html), nav, ("sec-fetch-dest", "document")], true),

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use fantoccini::error::CmdError;
 use fantoccini::wd::{Capabilities, WebDriverCompatibleCommand};
@@ -65,9 +65,17 @@ impl Chrome {
         self.client.goto(url).await.expect("the page opens");
     }
 
-    /// Clicks the first element that `css` finds; waits for it.
+    /// Clicks the first element that `css` finds; waits for it. Until a page is drawn for the first time a click hits nothing.
     pub async fn click(&self, css: &str) {
-        self.find(css).await.click().await.expect("the element can be clicked");
+        let over = Instant::now() + PATIENCE;
+        while let Err(error) = self.find(css).await.click().await {
+            assert!(
+                Instant::now() < over,
+                "`{css}` on {} cannot be clicked: {error}",
+                self.current_url().await
+            );
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
     }
 
     /// Replaces what the field holds.

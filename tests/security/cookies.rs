@@ -28,7 +28,7 @@ const PATHS: [&str; 17] = [
     "/nothing",
 ];
 
-/// A house at https://app.example, with the proxy that ends TLS left out.
+/// A house at `https://app.example`, with the proxy that ends TLS left out.
 async fn https_house(op: &ScriptedOp) -> TestHouse {
     TestHouse::with_op(op).set("SERVER__PUBLIC_URL", "\"https://app.example\"").open().await
 }

@@ -4,6 +4,10 @@ mod authorization;
 mod callback;
 mod cookies;
 mod cookies_hostile;
+mod crypto;
+mod crypto_keys;
+mod crypto_sources;
+mod crypto_tls;
 mod csrf;
 mod discovery;
 mod escaping;
@@ -100,4 +104,13 @@ pub fn keep_time(op: &ScriptedOp, house: &TestHouse) {
 /// How many audit events of a kind there are.
 pub async fn events(house: &TestHouse, event: &str) -> i64 {
     house.database.number(&format!("SELECT count(*) FROM audit_log WHERE event = '{event}'")).await
+}
+
+/// Lower-case hex, as databases and key files write bytes.
+pub fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write as _;
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
 }

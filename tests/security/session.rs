@@ -7,7 +7,7 @@ use doorward::domain::Clock as _;
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
 
-use super::{is_signed_in, keep_time, sets_session, signed_in};
+use super::{hex, is_signed_in, keep_time, sets_session, signed_in};
 use crate::house::browser::{Browser, Page};
 use crate::house::databases::on_each_database;
 use crate::house::home::TestHouse;
@@ -52,8 +52,7 @@ on_each_database! {
         }
         // The dump is the right one: it holds the key's hash.
         let hash = Sha256::digest(key.as_bytes());
-        let hex: String = hash.iter().map(|byte| format!("{byte:02x}")).collect();
-        assert!(contains(&dump, &hash) || contains(&dump, hex.as_bytes()));
+        assert!(contains(&dump, &hash) || contains(&dump, hex(&hash).as_bytes()));
     }
 }
 
@@ -189,6 +188,25 @@ async fn se_04_no_activity_moves_the_overall_limit() {
     house.clock.stand_at(end + 1_000);
     assert!(!is_signed_in(&browser).await);
     assert_eq!(browser.navigate("/protected").await.status, 303);
+}
+
+#[tokio::test]
+async fn se_04_a_clock_that_steps_ten_minutes_either_way_ends_nothing_and_revives_nothing() {
+    let op = ScriptedOp::start().await;
+    let house = TestHouse::with_op(&op).open().await;
+    let (stays, left) = (signed_in(&house).await, signed_in(&house).await);
+    let dead = left.cookie(COOKIE).unwrap();
+    left.post_form("/auth/logout", &[]).await;
+    let step = Duration::from_mins(10);
+    for there in [true, false, false, true] {
+        if there {
+            house.clock.turn_back(step)
+        } else {
+            house.clock.advance(step)
+        }
+        assert!(is_signed_in(&stays).await);
+        assert!(!is_signed_in(&holder_of(&house, &dead)).await);
+    }
 }
 
 #[tokio::test]

@@ -29,9 +29,9 @@ use self::id_token::{Expected, Verified};
 use self::jws::Jws;
 use self::keys::{Keys, Source};
 use self::token_call::{Call, ClientProof, Form};
-use super::http::Http;
+use super::http::{Http, Trust};
 use super::{Provider, ProviderError};
-use crate::config::{self, RequireIss, ResponseMode, When};
+use crate::config::{self, ProviderKind, RequireIss, ResponseMode, When};
 use crate::domain::{Callback, Clock, Grant, LoginAttempt, LoginRequest, Prompt, Random, Tokens};
 
 /// One OpenID provider.
@@ -57,7 +57,12 @@ impl Oidc {
             .ok()
             .and_then(|url| url.host_str().map(str::to_owned))
             .unwrap_or_default();
-        let http = Http::new(&issuer_host, config.tls_ca_file.as_deref())?;
+        let trust = match &config.tls_ca_file {
+            Some(path) => Trust::Authority(path),
+            None if config.kind == ProviderKind::Dev => Trust::Nobody,
+            None => Trust::System,
+        };
+        let http = Http::new(&issuer_host, &trust)?;
         let proof = ClientProof::new(&config)?;
         Ok(Self { config, http, clock, random, discovery: Discovery::new(), keys: Keys::new(), proof })
     }

@@ -167,7 +167,8 @@ impl Server {
         audit::milestone(&app, "server.stopped").await;
         let _ = close.send(true);
         let _ = jobs.await;
-        app.store.close().await;
+        // A connection that is still out must not keep the process from ending.
+        let _ = tokio::time::timeout(shutdown, app.store.close()).await;
         Ok(())
     }
 

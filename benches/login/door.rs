@@ -25,7 +25,10 @@ impl Door {
         let operations = free_address()?;
         let log = File::options().create(true).append(true).open(folder.join("log"))?;
         let started = Instant::now();
-        let process = Command::new(env!("CARGO_BIN_EXE_doorward"))
+        // Another binary may be measured instead, to compare two versions in the same hour.
+        let program =
+            std::env::var_os("DOORWARD_BINARY").unwrap_or_else(|| env!("CARGO_BIN_EXE_doorward").into());
+        let process = Command::new(program)
             .current_dir(folder)
             .env("DOORWARD__SERVER__LISTEN", public.to_string())
             .env("DOORWARD__SERVER__OPERATIONS_LISTEN", operations.to_string())
@@ -47,14 +50,7 @@ impl Door {
 
     /// Processor time of all its threads so far, user and system, in ms.
     pub fn cpu_ms(&self) -> Outcome<f64> {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.process.id()))?;
-        // The name in parentheses may hold spaces; `utime` and `stime` are the 12th and 13th field after it.
-        let (_, fields) = stat.rsplit_once(')').ok_or("/proc/PID/stat without a name")?;
-        let mut ticks = 0.0;
-        for field in fields.split_whitespace().skip(11).take(2) {
-            ticks += field.parse::<f64>()?;
-        }
-        Ok(ticks * TICK_MS)
+        cpu_ms(self.process.id())
     }
 
     /// Resident memory in MiB, once it has been the same for half a second.
@@ -84,6 +80,18 @@ impl Drop for Door {
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
+}
+
+/// Processor time of a process and all its threads so far, user and system, in ms.
+pub fn cpu_ms(process: u32) -> Outcome<f64> {
+    let stat = std::fs::read_to_string(format!("/proc/{process}/stat"))?;
+    // The name in parentheses may hold spaces; `utime` and `stime` are the 12th and 13th field after it.
+    let (_, fields) = stat.rsplit_once(')').ok_or("/proc/PID/stat without a name")?;
+    let mut ticks = 0.0;
+    for field in fields.split_whitespace().skip(11).take(2) {
+        ticks += field.parse::<f64>()?;
+    }
+    Ok(ticks * TICK_MS)
 }
 
 /// A loopback address that nobody listens on.

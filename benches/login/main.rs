@@ -14,6 +14,7 @@ mod micro;
 mod report;
 mod start;
 mod visitor;
+mod yardstick;
 
 #[expect(
     dead_code,

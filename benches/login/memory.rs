@@ -2,7 +2,7 @@
 
 use super::door::{Door, free_address};
 use super::report::{Gate, Report};
-use super::servers::{http, postgres};
+use super::servers::postgres;
 use super::{Outcome, logins, visitor};
 
 const LOGINS: usize = 100;
@@ -21,7 +21,7 @@ pub async fn measure(report: &mut Report) -> Outcome<()> {
         let folder = tempfile::tempdir()?;
         let house = logins::house(folder.path(), url).await?;
         report.hold(&format!("{name}, idle"), house.door.settled_rss_mib()?, "MiB", IDLE);
-        let client = http();
+        let client = visitor::client()?;
         for n in 0..LOGINS {
             visitor::sign_in(&client, &house.url, &format!("person-{n}")).await?;
         }

@@ -1,5 +1,7 @@
 //! A person at a browser without any cookie, who signs in once: four requests, three of them to Doorward.
 
+use std::time::Duration;
+
 use reqwest::header::{COOKIE, HeaderMap, LOCATION, SET_COOKIE};
 use reqwest::{Client, StatusCode};
 use url::Url;
@@ -7,6 +9,18 @@ use url::Url;
 use super::Outcome;
 
 const PEOPLE: &str = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8";
+
+/// Connections that people share, as they do behind a load balancer. Kept for less than the five seconds after
+/// which Node closes one, so that no request meets a closing door.
+#[expect(clippy::disallowed_methods, reason = "a visitor is not Doorward, and has a client of their own")]
+pub fn client() -> Outcome<Client> {
+    let client = Client::builder()
+        .redirect(reqwest::redirect::Policy::none())
+        .no_proxy()
+        .pool_idle_timeout(Duration::from_secs(2))
+        .tls_certs_only([]);
+    Ok(client.build()?)
+}
 
 /// Signs `person` in at `door` and ends on the first page behind it.
 pub async fn sign_in(http: &Client, door: &Url, person: &str) -> Outcome<()> {

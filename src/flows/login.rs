@@ -275,9 +275,8 @@ const MARK_MS: i64 = 65 * 60 * 1000;
 /// Settles single use across replicas by a unique row, committed before the code is spent.
 async fn use_once(app: &App, attempt: &LoginAttempt) -> Result<()> {
     let until_ms = attempt.created_at_ms.saturating_add(MARK_MS);
-    let mut writer = app.store.writer().await?;
-    let first = used_attempts::take(&mut writer, &attempt.state_hash(), until_ms).await?;
-    writer.commit().await?;
+    let mut single = app.store.single().await?;
+    let first = used_attempts::take(&mut single, &attempt.state_hash(), until_ms).await?;
     if first { Ok(()) } else { Err(Error::LoginExpired) }
 }
 

@@ -165,9 +165,8 @@ pub async fn note_activity(app: &App, session: &Session) {
         return;
     }
     let touched = async {
-        let mut writer = app.store.writer().await?;
-        sessions::touch(&mut writer, &session.id, now_ms).await?;
-        writer.commit().await
+        let mut single = app.store.single().await?;
+        sessions::touch(&mut single, &session.id, now_ms).await
     };
     if let Err(error) = touched.await {
         tracing::warn!(%error, "activity could not be noted");

@@ -70,8 +70,8 @@ impl Store {
     pub async fn reader(&self) -> Result<Reader, StoreError> {
         let asked = Instant::now();
         Ok(Reader(match &self.pools {
-            Pools::Sqlite { readers, .. } => Reading::Sqlite(readers.acquire().await?),
-            Pools::Postgres(pool) => Reading::Postgres(pool.acquire().await?, Limit::from(asked)),
+            Pools::Sqlite { readers, .. } => Bare::Sqlite(readers.acquire().await?),
+            Pools::Postgres(pool) => Bare::Postgres(pool.acquire().await?, Limit::from(asked)),
         }))
     }
 
@@ -90,6 +90,18 @@ impl Store {
                 let transaction = tokio::time::timeout(PATIENCE, opening).await;
                 Writing::Postgres(transaction.map_err(|_| StoreError::slow())??, Limit::from(asked))
             }
+        }))
+    }
+
+    /// For one statement that commits itself: a third of the round trips of a transaction around it.
+    ///
+    /// # Errors
+    /// As [`Store::writer`].
+    pub async fn single(&self) -> Result<Single, StoreError> {
+        let asked = Instant::now();
+        Ok(Single(match &self.pools {
+            Pools::Sqlite { writer, .. } => Bare::Sqlite(writer.acquire().await?),
+            Pools::Postgres(pool) => Bare::Postgres(pool.acquire().await?, Limit::from(asked)),
         }))
     }
 
@@ -133,19 +145,41 @@ pub trait Db: Send {
 }
 
 /// A connection that only reads.
-pub struct Reader(Reading);
+pub struct Reader(Bare);
 
-enum Reading {
+enum Bare {
     Sqlite(PoolConnection<Sqlite>),
     Postgres(PoolConnection<Postgres>, Limit),
 }
 
+impl Bare {
+    fn conn(&mut self) -> Conn<'_> {
+        match self {
+            Self::Sqlite(conn) => Conn::Sqlite(conn),
+            Self::Postgres(conn, limit) => Conn::Postgres(conn, limit.next()),
+        }
+    }
+}
+
 impl Db for Reader {
     fn conn(&mut self) -> Conn<'_> {
-        match &mut self.0 {
-            Reading::Sqlite(conn) => Conn::Sqlite(conn),
-            Reading::Postgres(conn, limit) => Conn::Postgres(conn, limit.next()),
-        }
+        self.0.conn()
+    }
+}
+
+/// What a function of one writing statement takes: a [`Writer`], or a [`Single`] where nothing else belongs to it.
+pub trait Write: Db {}
+
+impl Write for Writer {}
+
+impl Write for Single {}
+
+/// A connection on which each statement is true as soon as it returns.
+pub struct Single(Bare);
+
+impl Db for Single {
+    fn conn(&mut self) -> Conn<'_> {
+        self.0.conn()
     }
 }
 

@@ -153,7 +153,9 @@ fn open_postgres(url: &str, pool_size: u32) -> Result<Pools, StoreError> {
                 // A little before our own clock, so that a slow statement ends
                 // on the server and the connection survives.
                 conn.execute(
-                    "SET statement_timeout = '2400ms'; SET idle_in_transaction_session_timeout = '10s'",
+                    "SET statement_timeout = '2400ms'; SET idle_in_transaction_session_timeout = '10s'; \
+                     SET default_transaction_isolation = 'read committed'; \
+                     SET default_transaction_read_only = off",
                 )
                 .await
                 .map(|_| ())

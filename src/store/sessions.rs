@@ -4,7 +4,7 @@
 mod tokens;
 
 use super::users::{UserRow, user_columns};
-use super::{Db, StoreError, Writer};
+use super::{Db, StoreError, Write, Writer};
 use crate::crypto::KeyRing;
 use crate::domain::{NewSession, Session, SessionKind, User};
 
@@ -157,7 +157,7 @@ pub async fn list_live_of_user(
 ///
 /// # Errors
 /// The database's.
-pub async fn touch(w: &mut Writer, id: &str, at_ms: i64) -> Result<bool, StoreError> {
+pub async fn touch(w: &mut impl Write, id: &str, at_ms: i64) -> Result<bool, StoreError> {
     let rows = sql!(execute in w,
         "UPDATE sessions SET last_active_at = $2 WHERE id = $1 AND revoked_at IS NULL \
          AND last_active_at < $2",

@@ -1,12 +1,12 @@
 //! `used_attempts`: each login attempt is finished once, on whichever replica (security.md decision 5).
 
-use super::{StoreError, Writer};
+use super::{StoreError, Write, Writer};
 
 /// Marks an attempt as used. `false` when somebody did so before: the callback is a replay.
 ///
 /// # Errors
 /// The database's.
-pub async fn take(w: &mut Writer, state_hash: &[u8], expires_at_ms: i64) -> Result<bool, StoreError> {
+pub async fn take(w: &mut impl Write, state_hash: &[u8], expires_at_ms: i64) -> Result<bool, StoreError> {
     let rows = sql!(execute in w,
         "INSERT INTO used_attempts (state_hash, expires_at) VALUES ($1, $2) ON CONFLICT (state_hash) DO \
          NOTHING",

@@ -164,7 +164,10 @@ async fn check_is_green_when_all_is_well() {
     let ran = home.run(&["check", "--json"]).await;
     assert_eq!((ran.code, faulty(&ran)), (0, Vec::new()), "{}", ran.all());
     let fine: Vec<_> = findings(&ran).into_iter().map(|(what, ..)| what).collect();
-    assert_eq!(fine, ["keys", "database", "key ring", "provider op", "upstream demo"]);
+    assert_eq!(
+        fine,
+        ["keys", "database", "key ring", "clock beside provider op", "provider op", "upstream demo"]
+    );
     // Beside a running server it is green as well, and disturbs nobody.
     let process = home.open().await;
     let browser = signed_in(&process).await;

@@ -38,7 +38,7 @@ pub async fn refit(house: &TestHouse, current: &str, ring: &[(&str, &PathBuf)]) 
     config.keys.ring = ring.iter().map(source).collect();
     let keys = start::read_keys(&config, &*app.random)?;
     let at = Furniture { clock: app.clock.clone(), random: app.random.clone() };
-    let setup = start::set_up(&app.store, config, keys, &at).await?;
+    let setup = start::set_up(&app.store, config, keys, &at, None).await?;
     app.refurnish(setup);
     Ok(())
 }

@@ -278,7 +278,7 @@ async fn cr_14_a_broken_authority_file_stops_the_start_and_there_is_no_insecure_
             .and_then(|config| {
                 let (clock, random) =
                     (Arc::new(doorward::app::SystemClock), Arc::new(doorward::app::SystemRandom));
-                doorward::providers::open(&config.providers[0], clock, random).map(|_| ())
+                doorward::providers::open(&config.providers[0], clock, random, None).map(|_| ())
             });
         assert!(opened.is_err(), "{content:?}");
     }

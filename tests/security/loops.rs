@@ -1,17 +1,7 @@
-//! RD-05: no way back into our own pages, and an end to every circle.
+//! RD-05: several logins at once are no circle.
 
-use std::time::Duration;
-
-use super::{assert_rejected, signed_in};
-use crate::house::browser::Browser;
 use crate::house::home::TestHouse;
 use crate::house::op::ScriptedOp;
-
-/// One turn of a circle: whatever the visitor has, the app wants a sign-in.
-async fn turn(browser: &Browser) -> u16 {
-    browser.forget("doorward");
-    browser.sign_in("/auth/login?return_to=/").await.status
-}
 
 #[tokio::test]
 async fn rd_05_five_tabs_restored_at_once_all_arrive() {

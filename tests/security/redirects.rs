@@ -109,12 +109,10 @@ async fn rd_04_whoever_is_signed_in_already_is_sent_nowhere_else_either() {
     let house = TestHouse::with_op(&op).open().await;
     let browser = signed_in(&house).await;
     for address in refused_addresses().into_iter().filter(|address| fits(address)) {
-        browser.forget("doorward-login-recent");
         let page = browser.navigate(&start_at("return_to", &address)).await;
         assert_eq!((page.status, page.header("location")), (303, Some("/")), "{address:?}");
     }
     for address in corpus::friendly_return_addresses() {
-        browser.forget("doorward-login-recent");
         let page = browser.navigate(&start_at("return_to", &address)).await;
         assert_eq!(page.location(), Some(browser.url(&address)), "{address:?}");
     }

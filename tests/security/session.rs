@@ -200,9 +200,9 @@ async fn se_04_a_clock_that_steps_ten_minutes_either_way_ends_nothing_and_revive
     let step = Duration::from_mins(10);
     for there in [true, false, false, true] {
         if there {
-            house.clock.turn_back(step)
+            house.clock.turn_back(step);
         } else {
-            house.clock.advance(step)
+            house.clock.advance(step);
         }
         assert!(is_signed_in(&stays).await);
         assert!(!is_signed_in(&holder_of(&house, &dead)).await);

@@ -18,6 +18,15 @@ on_each_database! {
         assert!(write(&store, async |w| used_attempts::take(w, b"one", NOW + 10).await).await);
     }
 
+    async fn a_single_statement_is_true_as_soon_as_it_returns_and_still_settles_a_race(db: Database) {
+        let stores = [db.open().await, db.open().await];
+        let mut first = stores[0].single().await.unwrap();
+        assert!(used_attempts::take(&mut first, b"one", NOW).await.unwrap());
+        // Nothing was committed and nothing dropped: the neighbour sees it all the same.
+        let mut second = stores[1].single().await.unwrap();
+        assert!(!used_attempts::take(&mut second, b"one", NOW).await.unwrap());
+    }
+
     async fn expired_attempts_are_removed_in_bounded_batches(db: Database) {
         let store = db.open().await;
         for n in 0..5_u8 {

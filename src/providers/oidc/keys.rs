@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
+use aws_lc_rs::signature::RsaPublicKeyComponents;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use openidconnect::core::CoreJsonWebKey;
@@ -19,6 +20,8 @@ use crate::providers::ProviderError;
 use crate::providers::http::Http;
 
 const KEYS_MAX: usize = 100;
+/// Shorter ones are weak (RFC 7518 3.3), longer ones a burden that nobody signs with.
+const RSA_BITS: std::ops::RangeInclusive<usize> = 2048..=8192;
 const LIFE_DEFAULT_MS: i64 = 60 * 60 * 1000;
 const LIFE_MIN_MS: i64 = 5 * 60 * 1000;
 const LIFE_MAX_MS: i64 = 24 * 60 * 60 * 1000;
@@ -36,6 +39,7 @@ pub struct Key {
     kid: Option<String>,
     alg: Option<String>,
     family: Family,
+    rsa: Option<RsaPublicKeyComponents<Vec<u8>>>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,11 +63,13 @@ impl Key {
         if has_private_part || !for_signatures || !may_verify {
             return None;
         }
+        let mut rsa = None;
         let family = match (text("kty")?, text("crv")) {
             ("RSA", _) => {
-                let modulus = URL_SAFE_NO_PAD.decode(text("n")?).ok()?;
-                let bits: usize = modulus.iter().skip_while(|b| **b == 0).count() * 8;
-                (2048..=16384).contains(&bits).then_some(Family::Rsa)?
+                let (n, e) = (number(text("n")?)?, number(text("e")?)?);
+                (RSA_BITS.contains(&(n.len() * 8)) && !e.is_empty()).then_some(())?;
+                rsa = Some(RsaPublicKeyComponents { n, e });
+                Family::Rsa
             }
             ("EC", Some("P-256")) => Family::P256,
             ("EC", Some("P-384")) => Family::P384,
@@ -82,10 +88,18 @@ impl Key {
             kid: text("kid").map(str::to_owned),
             alg: text("alg").map(str::to_owned),
             family,
+            rsa,
         })
     }
 
+    /// Modulus and exponent of an RSA key.
+    #[must_use]
+    pub fn rsa(&self) -> Option<&RsaPublicKeyComponents<Vec<u8>>> {
+        self.rsa.as_ref()
+    }
+
     /// Whether this key may check a signature of that algorithm and key id.
+    #[must_use]
     pub fn fits(&self, alg: &str, kid: Option<&str>) -> bool {
         let family_fits = match alg {
             "RS256" | "RS384" | "RS512" | "PS256" | "PS384" | "PS512" => self.family == Family::Rsa,
@@ -98,6 +112,12 @@ impl Key {
         let kid_fits = kid.is_none() || self.kid.as_deref() == kid;
         family_fits && alg_fits && kid_fits
     }
+}
+
+/// A big number of a JWK, without leading zeros: some vendors write them against RFC 7518 2.
+fn number(text: &str) -> Option<Vec<u8>> {
+    let bytes = URL_SAFE_NO_PAD.decode(text).ok()?;
+    Some(bytes.into_iter().skip_while(|byte| *byte == 0).collect())
 }
 
 /// Reads a JWK set; unusable keys are skipped one by one.
@@ -146,7 +166,7 @@ struct LastGood {
 }
 
 /// The keys of one provider, fetched when needed and shared by all logins.
-pub struct Keys {
+pub(super) struct Keys {
     last_good: Arc<LastGood>,
     /// One fetch at a time; who waited finds the result of who went.
     fetching: tokio::sync::Mutex<()>,
@@ -347,6 +367,21 @@ mod tests {
                 && !key.fits("HS256", Some("k"))
                 && !key.fits("none", None)
         );
+    }
+
+    #[test]
+    fn a_modulus_with_leading_zeros_is_the_same_number() {
+        let padded = URL_SAFE_NO_PAD.encode([vec![0, 0], vec![0xc3; 256]].concat());
+        let set = format!(r#"{{"keys":[{{"kty":"RSA","n":"{padded}","e":"AAEAAQ"}}]}}"#);
+        let keys = read_set(set.as_bytes()).unwrap();
+        let numbers = keys[0].rsa().unwrap();
+        assert_eq!(
+            (numbers.n.as_slice(), numbers.e.as_slice()),
+            (vec![0xc3; 256].as_slice(), [1, 0, 1].as_slice())
+        );
+        for (bytes, count) in [(255, 0), (256, 1), (1024, 1), (1025, 0)] {
+            assert_eq!(usable(&[rsa(bytes, "")]), count, "{bytes}");
+        }
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //!
 //! The only room that knows the openidconnect crate. Foreign bytes pass `strict` before anything else reads them.
 
+mod authorize;
 pub(super) mod claims;
 mod discovery;
 mod id_token;
@@ -10,16 +11,9 @@ pub mod keys;
 mod strict;
 mod token_call;
 
-use std::borrow::Cow;
 use std::sync::Arc;
-use std::time::Duration;
 
 use async_trait::async_trait;
-use openidconnect::core::{CoreAuthPrompt, CoreAuthenticationFlow, CoreClient};
-use openidconnect::{
-    AuthUrl, AuthenticationContextClass, ClientId, CsrfToken, IssuerUrl, JsonWebKeySet, LoginHint, Nonce,
-    PkceCodeChallenge, PkceCodeVerifier, RedirectUrl, Scope,
-};
 use secrecy::{ExposeSecret as _, SecretString};
 use serde_json::{Map, Value};
 use url::Url;
@@ -29,9 +23,9 @@ use self::id_token::{Expected, Verified};
 use self::jws::Jws;
 use self::keys::{Keys, Source};
 use self::token_call::{Call, ClientProof, Form};
-use super::http::Http;
+use super::http::{Http, Trust};
 use super::{Provider, ProviderError};
-use crate::config::{self, RequireIss, ResponseMode, When};
+use crate::config::{self, ProviderKind, RequireIss, When};
 use crate::domain::{Callback, Clock, Grant, LoginAttempt, LoginRequest, Prompt, Random, Tokens};
 
 /// What was learned of a provider; it outlives a reload, so that a provider in trouble is not forgotten just then.
@@ -71,7 +65,12 @@ impl Oidc {
             .ok()
             .and_then(|url| url.host_str().map(str::to_owned))
             .unwrap_or_default();
-        let http = Arc::new(Http::new(&issuer_host, config.tls_ca_file.as_deref())?);
+        let trust = match &config.tls_ca_file {
+            Some(path) => Trust::Authority(path),
+            None if config.kind == ProviderKind::Dev => Trust::Nobody,
+            None => Trust::System,
+        };
+        let http = Arc::new(Http::new(&issuer_host, &trust)?);
         let proof = ClientProof::new(&config)?;
         Ok(Self { config, http, clock, random, memory, proof })
     }
@@ -138,83 +137,6 @@ impl Oidc {
             }
             other => ProviderError::Misconfigured(token_call::known_error(other).to_owned()),
         })
-    }
-
-    fn authorization_request(
-        &self,
-        endpoint: &Url,
-        attempt: &LoginAttempt,
-        request: &LoginRequest,
-    ) -> Result<Url, ProviderError> {
-        let odd = |what: &str| ProviderError::Misconfigured(format!("{what} is not a URL"));
-        let issuer = IssuerUrl::new(attempt.issuer.clone()).map_err(|_| odd("issuer"))?;
-        let redirect = RedirectUrl::new(attempt.redirect_uri.clone()).map_err(|_| odd("redirect_uri"))?;
-        let client =
-            CoreClient::new(ClientId::new(attempt.client_id.clone()), issuer, JsonWebKeySet::new(Vec::new()))
-                .set_auth_uri(AuthUrl::from_url(endpoint.clone()));
-        let (state, nonce) = (CsrfToken::new(attempt.state.clone()), Nonce::new(attempt.nonce.clone()));
-        let challenge =
-            PkceCodeChallenge::from_code_verifier_sha256(&PkceCodeVerifier::new(attempt.verifier.clone()));
-        let mut url = client
-            .authorize_url(CoreAuthenticationFlow::AuthorizationCode, move || state, move || nonce)
-            .set_redirect_uri(Cow::Owned(redirect))
-            .set_pkce_challenge(challenge)
-            // openidconnect adds `openid` itself.
-            .add_scopes(
-                self.config.scopes.iter().filter(|scope| *scope != "openid").cloned().map(Scope::new),
-            );
-        if let Some(prompt) = attempt.prompt {
-            url = url.add_prompt(prompt_of(prompt));
-        }
-        if let Some(max_age_s) = attempt.max_age {
-            url = url.set_max_age(Duration::from_secs(max_age_s));
-        }
-        for acr in &attempt.acr_values {
-            url = url.add_auth_context_value(AuthenticationContextClass::new(acr.clone()));
-        }
-        if let Some(hint) = &request.login_hint {
-            url = url.set_login_hint(LoginHint::new(hint.clone()));
-        }
-        if self.config.response_mode == ResponseMode::FormPost {
-            url = url.add_extra_param("response_mode", "form_post");
-        }
-        for resource in &self.config.resource {
-            url = url.add_extra_param("resource", resource.clone());
-        }
-        for (name, value) in &self.config.extra_auth_params {
-            url = url.add_extra_param(name.clone(), value.clone());
-        }
-        Ok(url.url().0)
-    }
-
-    /// Pushes the request and leaves only its reference for the browser (RFC 9126 2.1, 4).
-    async fn push(&self, metadata: &Metadata, request: &Url) -> Result<Url, ProviderError> {
-        let endpoint = metadata.pushed_authorization_request_endpoint.as_ref().ok_or_else(|| {
-            ProviderError::Misconfigured(
-                "pushed requests are configured, and the provider has no place for them".to_owned(),
-            )
-        })?;
-        // Client authentication in the body brings its own `client_id`.
-        let in_header = self.config.client_auth == config::ClientAuth::SecretBasic;
-        let form = request.query_pairs().filter(|(name, _)| in_header || name != "client_id");
-        let form = form.map(|(name, value)| (Cow::Owned(name.into_owned()), value.into_owned())).collect();
-        let answer = self.proof.post(self.call(metadata, endpoint), form).await?;
-        let body = token_call::read_object(&answer, "pushed_request")?;
-        let reference = body
-            .get("request_uri")
-            .and_then(Value::as_str)
-            .filter(|uri| !uri.is_empty() && matches!(answer.status, 200 | 201));
-        let Some(reference) = reference else {
-            return Err(ProviderError::protocol(
-                "pushed_request",
-                format!("status {}, no request_uri", answer.status),
-            ));
-        };
-        let mut url = metadata.authorization_endpoint.clone();
-        url.query_pairs_mut()
-            .append_pair("client_id", &self.config.client_id)
-            .append_pair("request_uri", reference);
-        Ok(url)
     }
 
     async fn spend_code(
@@ -389,16 +311,6 @@ pub(super) struct Redeemed {
     pub tokens: Tokens,
     pub verified: Verified,
     pub claims: Map<String, Value>,
-}
-
-fn prompt_of(prompt: Prompt) -> CoreAuthPrompt {
-    match prompt {
-        Prompt::Login => CoreAuthPrompt::Login,
-        Prompt::SelectAccount => CoreAuthPrompt::SelectAccount,
-        Prompt::Consent => CoreAuthPrompt::Consent,
-        Prompt::Create => CoreAuthPrompt::Extension("create".to_owned()),
-        Prompt::None => CoreAuthPrompt::None,
-    }
 }
 
 #[async_trait]

@@ -85,7 +85,7 @@ impl Setup {
         same.then(|| known.memory())
     }
 
-    #[must_use] 
+    #[must_use]
     pub fn provider(&self, id: &str) -> Option<&Arc<dyn Provider>> {
         self.providers.iter().find(|provider| provider.config().id == id)
     }

@@ -5,10 +5,11 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::crypto::seal::KeyRing;
 use crate::domain::return_to::ReturnRules;
 use crate::domain::{Clock, Random, Refusals};
+use crate::providers::oidc::Memory;
 use crate::providers::{self, Provider};
 use crate::proxy::routes::Table;
 use crate::store::Store;
@@ -35,7 +36,7 @@ pub struct Setup {
 }
 
 impl Setup {
-    /// Opens every provider of a checked configuration.
+    /// Opens every provider of a checked configuration; each goes on with what `earlier` had learned of it.
     ///
     /// # Errors
     /// One sentence for each provider that cannot be opened.
@@ -44,11 +45,13 @@ impl Setup {
         ring: KeyRing,
         clock: &Arc<dyn Clock>,
         random: &Arc<dyn Random>,
+        earlier: Option<&Self>,
     ) -> Result<Self, Vec<String>> {
         let mut opened = Vec::new();
         let mut faults = Vec::new();
         for provider in &config.providers {
-            match providers::open(provider, Arc::clone(clock), Arc::clone(random)) {
+            let memory = earlier.and_then(|earlier| earlier.memory_of(provider));
+            match providers::open(provider, Arc::clone(clock), Arc::clone(random), memory) {
                 Ok(provider) => opened.push(provider),
                 Err(problem) => faults.push(format!("provider.{}: {problem}", provider.id)),
             }
@@ -72,6 +75,16 @@ impl Setup {
     }
 
     #[must_use]
+    /// What was learned of the same provider; another issuer or another way to it begins anew.
+    fn memory_of(&self, provider: &config::Provider) -> Option<Arc<Memory>> {
+        let known = self.provider(&provider.id)?;
+        let was = known.config();
+        let same = was.issuer == provider.issuer
+            && was.issuer_template == provider.issuer_template
+            && was.internal_base_url == provider.internal_base_url;
+        same.then(|| known.memory())
+    }
+
     pub fn provider(&self, id: &str) -> Option<&Arc<dyn Provider>> {
         self.providers.iter().find(|provider| provider.config().id == id)
     }

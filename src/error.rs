@@ -15,8 +15,6 @@ pub enum Error {
     /// The reason is for the audit log; the visitor learns only that it failed.
     #[error("the login failed: {0}")]
     LoginFailed(&'static str),
-    #[error("this browser is sent in circles")]
-    LoginLoop,
     #[error("not signed in")]
     NotSignedIn,
     #[error("signed in, and not allowed")]
@@ -39,6 +37,8 @@ pub enum Error {
     WrongHost,
     #[error("too much was sent")]
     TooLarge,
+    #[error("the request came too slowly")]
+    TooSlow,
     #[error("the address is too long")]
     AddressTooLong,
     #[error("the request head is too large")]
@@ -68,10 +68,9 @@ impl Error {
     #[must_use]
     pub fn reason(&self) -> &'static str {
         match self {
-            Self::InvalidRequest(_) => "invalid_request",
+            Self::InvalidRequest(_) | Self::TooSlow => "invalid_request",
             Self::LoginExpired => "login_expired",
             Self::LoginFailed(reason) => reason,
-            Self::LoginLoop => "login_loop",
             Self::NotSignedIn => "not_signed_in",
             Self::NotAllowed => "not_allowed",
             Self::Csrf => "csrf",

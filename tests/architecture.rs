@@ -28,7 +28,7 @@ const MAY_KNOW: [(&str, &[&str]); 15] = [
     ("error", &["domain", "providers", "store"]),
     ("flows", &["app", "config", "crypto", "domain", "error", "providers", "store"]),
     ("jobs", &["app", "error", "flows"]),
-    ("providers", &["config", "crypto::sign", "domain"]),
+    ("providers", &["config", "crypto::sign", "domain", "telemetry"]),
     ("proxy", &["config", "domain"]),
     ("server", &["app", "config", "dev_idp", "flows", "jobs", "store", "telemetry", "web"]),
     ("store", &["config", "crypto", "domain"]),

@@ -9,7 +9,7 @@ use tokio::task::JoinSet;
 use crate::house::browser::Browser;
 use crate::house::databases::{Database, on_each_database};
 use crate::house::op::ScriptedOp;
-use crate::house::process::{Home, Process, Ran, me, op_config, signed_in, try_sign_in};
+use crate::house::process::{Home, Process, Ran, hang_up, me, op_config, signed_in, try_sign_in};
 
 /// `expose_claims` makes `/auth/me` open the stored ID token, so that every question tries the ring.
 fn with_ring(op: &ScriptedOp, current: &str, ids: &[&str]) -> String {
@@ -30,9 +30,7 @@ fn home(op: &ScriptedOp, database: &Database) -> Home {
 /// Gives the running server another ring; what it says to that.
 async fn reload(home: &Home, process: &mut Process, text: &str) -> String {
     home.write("config.toml", text);
-    let from = process.log().len();
-    process.signal("HUP");
-    process.heard_after(from, "reloaded").await
+    hang_up(process).await
 }
 
 fn rows_of(ran: &Ran, id: &str) -> i64 {
@@ -60,7 +58,8 @@ impl Load {
     fn of(process: &Process, guests: &[Browser]) -> Self {
         let (over, asked) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
         let mut people = JoinSet::new();
-        for guest in guests.iter().cloned() {
+        for guest in guests {
+            let guest = guest.clone();
             let (over, asked) = (over.clone(), asked.clone());
             people.spawn(async move {
                 while !over.load(Ordering::Relaxed) {
@@ -241,7 +240,7 @@ async fn se_01_cr_03_a_stolen_database_holds_no_cookie_no_token_and_no_key(datab
         let guest = signed_in(&process).await;
         let cookie = guest.cookie("doorward").expect("a session");
         // The key behind its signature, which alone would do.
-        secrets.push(cookie[cookie.len() - 43..].as_bytes().to_vec());
+        secrets.push(cookie.as_bytes()[cookie.len() - 43..].to_vec());
         secrets.push(cookie.into_bytes());
     }
     secrets.extend(tokens.lock().unwrap().drain(..).map(String::into_bytes));
@@ -254,7 +253,7 @@ async fn se_01_cr_03_a_stolen_database_holds_no_cookie_no_token_and_no_key(datab
     assert!(holds(b"alice@example.test"), "this is no dump");
     for secret in secrets {
         // PostgreSQL shows bytes in hex.
-        let hex: String = secret.iter().map(|byte| format!("{byte:02x}")).collect();
+        let hex: String = secret.iter().flat_map(|byte| [byte >> 4, byte & 15]).map(|half| char::from(b"0123456789abcdef"[usize::from(half)])).collect();
         let shown = String::from_utf8_lossy(&secret);
         assert!(!holds(&secret) && !holds(hex.as_bytes()), "the database holds {shown}");
     }

@@ -3,6 +3,7 @@
 
 mod architecture;
 mod browser_selftest;
+mod chromium;
 mod config;
 mod house;
 mod keys;
@@ -10,8 +11,10 @@ mod login;
 mod op_hostile_selftest;
 mod op_selftest;
 mod openapi;
+mod problems;
 mod reload;
 mod security;
 mod servers;
 mod start;
 mod stores;
+mod telemetry;

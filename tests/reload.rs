@@ -4,7 +4,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use crate::house::op::{Gate, ScriptedOp};
-use crate::house::process::{Home, Process, me, op_config, signed_in};
+use crate::house::process::{Home, Process, hang_up, me, op_config, signed_in};
 
 /// A second provider and one more route.
 fn more(second: &ScriptedOp) -> String {
@@ -19,13 +19,6 @@ fn more(second: &ScriptedOp) -> String {
 async fn reload(home: &Home, process: &mut Process, text: &str) -> String {
     home.write("config.toml", text);
     hang_up(process).await
-}
-
-async fn hang_up(process: &mut Process) -> String {
-    let from = process.log().len();
-    process.signal("HUP");
-    process.heard_after(from, "reloaded").await;
-    process.log()[from..].to_owned()
 }
 
 /// One connection that is kept alive, with nothing between the test and the bytes.

@@ -14,7 +14,7 @@ pub fn run(common: &Common, print: bool) -> ExitCode {
         Err(code) => return code,
     };
     if print {
-        println!("{}", loaded.config.masked());
+        say!("{}", loaded.config.masked());
     }
     let findings = actix_web::rt::System::new().block_on(look(loaded.config));
     let faults = findings.iter().filter(|finding| !finding.fine).count();
@@ -23,22 +23,17 @@ pub fn run(common: &Common, print: bool) -> ExitCode {
             .iter()
             .map(|f| serde_json::json!({ "what": f.what, "fine": f.fine, "detail": f.detail }))
             .collect();
-        println!(
+        say!(
             "{}",
             serde_json::json!({ "origin": loaded.origin, "warnings": loaded.warnings, "checks": rows, "faults": faults })
         );
     } else {
-        println!("configuration: {}", loaded.origin);
+        say!("configuration: {}", loaded.origin);
         for warning in &loaded.warnings {
-            println!("note   {warning}");
+            say!("note   {warning}");
         }
         for finding in &findings {
-            println!(
-                "{}  {}: {}",
-                if finding.fine { "ok   " } else { "FAULT" },
-                finding.what,
-                finding.detail
-            );
+            say!("{}  {}: {}", if finding.fine { "ok   " } else { "FAULT" }, finding.what, finding.detail);
         }
     }
     if faults == 0 { ExitCode::SUCCESS } else { ExitCode::from(FAULTS) }

@@ -51,7 +51,7 @@ pub fn list(common: &Common) -> ExitCode {
                 .iter()
                 .map(|key| serde_json::json!({ "id": key.id, "current": key.current, "ageDays": key.age_days, "rows": key.rows, "inRing": key.in_ring }))
                 .collect();
-            println!("{}", serde_json::json!({ "keys": rows }));
+            say!("{}", serde_json::json!({ "keys": rows }));
             return Ok(());
         }
         for key in keys {
@@ -62,7 +62,7 @@ pub fn list(common: &Common) -> ExitCode {
                 (false, true, _) => "opens",
             };
             let age = key.age_days.map_or_else(|| "new".to_owned(), |days| format!("{days} days"));
-            println!("{:<12} {role:<22} {age:>10} {:>8} rows", key.id, key.rows);
+            say!("{:<12} {role:<22} {age:>10} {:>8} rows", key.id, key.rows);
         }
         Ok(())
     })
@@ -81,12 +81,12 @@ pub fn rotate(common: &Common) -> ExitCode {
 fn print(common: &Common, rotated: &Rotated) {
     if common.json {
         let body = serde_json::json!({ "seen": rotated.seen, "resealed": rotated.resealed, "unreadable": rotated.unreadable, "usage": rotated.usage });
-        println!("{body}");
+        say!("{body}");
         return;
     }
-    println!("{} of {} values re-encrypted", rotated.resealed, rotated.seen);
+    say!("{} of {} values re-encrypted", rotated.resealed, rotated.seen);
     if rotated.unreadable > 0 {
-        println!(
+        say!(
             "{} values open with no key of the ring; they are no sessions, and stay as they are",
             rotated.unreadable
         );

@@ -1,5 +1,13 @@
 //! The command line: one file per group of commands. Exit 0 is fine, 1 is faults, 2 is usage.
 
+/// Prints a line; a reader that left early (`| head`) is no fault of ours.
+macro_rules! say {
+    ($($text:tt)*) => {{
+        use std::io::Write as _;
+        let _ = writeln!(std::io::stdout(), $($text)*);
+    }};
+}
+
 pub mod check;
 pub mod init;
 pub mod keys;
@@ -133,7 +141,7 @@ impl Common {
                 .iter()
                 .map(|f| serde_json::json!({ "key": f.key, "origin": f.origin, "problem": f.problem, "advice": f.advice }))
                 .collect();
-            println!("{}", serde_json::json!({ "faults": rows }));
+            say!("{}", serde_json::json!({ "faults": rows }));
             return;
         }
         let count = faults.len();
@@ -153,7 +161,7 @@ impl Common {
             StartFault::Faults(faults) => faults.clone(),
         };
         if self.json {
-            println!("{}", serde_json::json!({ "faults": sentences }));
+            say!("{}", serde_json::json!({ "faults": sentences }));
             return;
         }
         for sentence in sentences {
@@ -206,15 +214,15 @@ fn initialise(args: InitArgs, common: &Common) -> ExitCode {
     let ask: &mut dyn init::Ask = if std::io::stdin().is_terminal() { &mut person } else { &mut nobody };
     match init::run(&options, ask, &mut random) {
         Ok(done) if common.json => {
-            println!("{}", serde_json::json!({ "files": done.files, "leftToDo": done.left_to_do }));
+            say!("{}", serde_json::json!({ "files": done.files, "leftToDo": done.left_to_do }));
             ExitCode::SUCCESS
         }
         Ok(done) => {
             for file in &done.files {
-                println!("wrote {}", file.display());
+                say!("wrote {}", file.display());
             }
             for step in &done.left_to_do {
-                println!("to do: {step}");
+                say!("to do: {step}");
             }
             ExitCode::SUCCESS
         }

@@ -100,9 +100,9 @@ pub fn migrate(common: &Common) -> ExitCode {
     match migrated {
         Ok(()) => {
             if common.json {
-                println!("{}", serde_json::json!({ "migrated": true }));
+                say!("{}", serde_json::json!({ "migrated": true }));
             } else {
-                println!("the schema is up to date");
+                say!("the schema is up to date");
             }
             ExitCode::SUCCESS
         }

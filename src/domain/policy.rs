@@ -16,6 +16,9 @@ pub struct Policy {
     pub max_age_ms: Option<i64>,
 }
 
+/// How far a provider's clock may be off.
+const SKEW_MS: i64 = 60_000;
+
 /// What a policy says of a visitor.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
@@ -43,8 +46,13 @@ impl Policy {
             return Verdict::Forbid;
         }
         let acr_fits = self.acr.is_none() || self.acr == session.acr;
-        let recent =
-            |max_age_ms: i64| session.auth_time_ms.is_some_and(|at| now_ms <= at.saturating_add(max_age_ms));
+        // The same tolerance as at the login, or a provider's slow clock would send people round in circles.
+        let recent = |max_age_ms: i64| {
+            session.auth_time_ms.is_some_and(|at| {
+                at <= now_ms.saturating_add(SKEW_MS)
+                    && now_ms <= at.saturating_add(max_age_ms).saturating_add(SKEW_MS)
+            })
+        };
         if acr_fits && self.max_age_ms.is_none_or(recent) { Verdict::Pass } else { Verdict::StepUp }
     }
 }

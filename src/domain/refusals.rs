@@ -23,9 +23,11 @@ impl Refusals {
     pub fn admit(&self, address: &str, now_ms: i64) -> (bool, Option<(String, u32)>) {
         let minute = now_ms.div_euclid(MINUTE_MS);
         let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let network = network(address);
+        let address = network.as_str();
         let known = counts.contains_key(address);
         if !known && counts.len() >= ADDRESSES_MAX {
-            counts.retain(|_, count| count.minute == minute || count.rows > ROWS_PER_MINUTE);
+            counts.retain(|_, count| count.minute == minute);
         }
         let name = if known || counts.len() < ADDRESSES_MAX { address } else { "many" };
         let count = counts.entry(name.to_owned()).or_insert(Count { minute, rows: 0 });
@@ -37,6 +39,17 @@ impl Refusals {
         }
         count.rows = count.rows.saturating_add(1);
         (count.rows <= ROWS_PER_MINUTE, uncounted)
+    }
+}
+
+/// Who holds one IPv6 address holds its /64.
+fn network(address: &str) -> String {
+    match address.parse::<std::net::Ipv6Addr>() {
+        Ok(ip) => {
+            let [a, b, c, d, ..] = ip.segments();
+            format!("{a:x}:{b:x}:{c:x}:{d:x}::/64")
+        }
+        Err(_) => address.to_owned(),
     }
 }
 

@@ -81,7 +81,7 @@ fn is_odd(c: char) -> bool {
         || c == '\\'
         || super::email::is_invisible(c)
         // Look-alikes of `/`, `\`, `.` and `@` that some layers fold to the ASCII character.
-        || matches!(c, '\u{2044}' | '\u{2215}' | '\u{2571}' | '\u{29f5}' | '\u{29f8}' | '\u{3002}' | '\u{fe68}' | '\u{fe52}' | '\u{ff01}'..='\u{ff65}' | '\u{2024}' | '\u{fffd}')
+        || matches!(c, '\u{2044}' | '\u{2215}' | '\u{2216}' | '\u{2571}' | '\u{2572}' | '\u{29f5}' | '\u{29f8}' | '\u{29f9}' | '\u{3002}' | '\u{fe68}' | '\u{fe52}' | '\u{ff01}'..='\u{ff65}' | '\u{2024}' | '\u{fffd}')
 }
 
 fn has_no_user(url: &Url) -> bool {

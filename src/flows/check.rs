@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::start::{self, Furniture, Keys, StartFault};
 use crate::config::{Config, ProviderKind};
-use crate::providers;
+use crate::providers::{self, Provider};
 use crate::store::Store;
 
 /// A key should be replaced long before its random nonces could meet (NIST SP 800-38D 8.3).
@@ -86,14 +86,37 @@ async fn ages(store: &Store, current_id: &str, at: &Furniture, findings: &mut Ve
 async fn providers(config: &Config, at: &Furniture, findings: &mut Vec<Finding>) {
     for config in &config.providers {
         let what = format!("provider {}", config.id);
-        let opened = providers::open(config, Arc::clone(&at.clock), Arc::clone(&at.random));
+        let opened = providers::open(config, Arc::clone(&at.clock), Arc::clone(&at.random), None);
         let tried = match opened {
             // The development issuer lives in the server that this command does not start.
             Ok(_) if config.kind == ProviderKind::Dev => continue,
-            Ok(provider) => provider.probe().await.map_err(|e| e.to_string()),
+            Ok(provider) => {
+                let probed = provider.probe().await.map_err(|e| e.to_string());
+                if probed.is_ok() {
+                    findings.push(clock(provider.as_ref()).await);
+                }
+                probed
+            }
             Err(problem) => Err(problem),
         };
         findings.push(Finding::of(what, tried, "its metadata and keys can be used"));
+    }
+}
+
+/// Every token is measured by our clock: one that is off refuses good logins, or takes old tokens.
+async fn clock(provider: &dyn Provider) -> Finding {
+    let config = provider.config();
+    let what = format!("clock beside provider {}", config.id);
+    match provider.clock_offset_ms().await {
+        Ok(Some(offset_ms)) if offset_ms.abs() > config.clock_skew_ms => {
+            let seconds = offset_ms / 1000;
+            let problem =
+                format!("ours differs from the provider's by {seconds} s; synchronise the clocks (NTP)");
+            Finding::of::<()>(what, Err(problem), "")
+        }
+        Ok(Some(_)) => Finding::of::<()>(what, Ok(()), "the two agree"),
+        Ok(None) => Finding::of::<()>(what, Ok(()), "the provider's answers carry no date to compare"),
+        Err(error) => Finding::of::<()>(what, Err(error.to_string()), ""),
     }
 }
 

@@ -14,7 +14,7 @@ use crate::app::{App, Setup};
 use crate::config::ResponseMode;
 use crate::crypto::seal::Place;
 use crate::domain::login::Destination;
-use crate::domain::{Callback, LoginAttempt, LoginRequest, Prompt, SessionKey};
+use crate::domain::{Callback, LoginAttempt, LoginRequest, Prompt, ReturnTo, SessionKey};
 use crate::error::{Error, Result};
 use crate::providers::{Provider, ProviderError};
 use crate::store::used_attempts;
@@ -52,6 +52,10 @@ pub enum Direction {
 /// An unknown provider, a wish that is not offered, or a provider that cannot be asked.
 pub async fn begin(app: &App, request: &LoginRequest, held: &[SealedAttempt]) -> Result<Direction> {
     let setup = app.setup();
+    let silent = |provider: &crate::config::Provider| provider.silent_login;
+    if request.prompt == Some(Prompt::None) && !setup.config.providers.iter().any(silent) {
+        return Err(Error::InvalidRequest("prompt=none is not offered"));
+    }
     let Some(provider) = choose(&setup, request)? else { return Ok(Direction::Choose(offered(&setup))) };
     let begun = begin_at(app, &setup, provider.as_ref(), request, held).await;
     let id = &provider.config().id;
@@ -59,18 +63,37 @@ pub async fn begin(app: &App, request: &LoginRequest, held: &[SealedAttempt]) ->
     begun.map(Direction::Begun)
 }
 
+/// Whether a signed-in person asks for a login elsewhere.
+///
+/// # Errors
+/// As [`begin`]: a provider that is not one of this door's.
+pub fn asks_for_another(app: &App, request: &LoginRequest, provider: &str) -> Result<bool> {
+    let setup = app.setup();
+    let named = request.provider.is_some() || request.issuer.is_some();
+    Ok(named && choose(&setup, request)?.is_some_and(|chosen| chosen.config().id != provider))
+}
+
 fn offered(setup: &Setup) -> Vec<(String, String)> {
     setup.config.providers.iter().map(|p| (p.id.clone(), p.label.clone())).collect()
 }
 
 fn choose<'s>(setup: &'s Setup, request: &LoginRequest) -> Result<Option<&'s std::sync::Arc<dyn Provider>>> {
-    if let Some(id) = &request.provider {
-        return setup.provider(id).map(Some).ok_or(Error::NotFound);
-    }
-    if let Some(issuer) = &request.issuer {
-        // A login begun by a third party: configured issuers only (OpenID Connect Core 4).
+    let by_id = |id: &String| setup.provider(id).ok_or(Error::NotFound);
+    // A login begun by a third party: configured issuers only (OpenID Connect Core 4).
+    let by_issuer = |issuer: &String| {
         let named = setup.providers().iter().find(|provider| provider.config().issuer == *issuer);
-        return named.map(Some).ok_or(Error::InvalidRequest("iss names no provider of this door"));
+        named.ok_or(Error::InvalidRequest("iss names no provider of this door"))
+    };
+    let named = (
+        request.provider.as_ref().map(by_id).transpose()?,
+        request.issuer.as_ref().map(by_issuer).transpose()?,
+    );
+    match named {
+        (Some(one), Some(other)) if one.config().id != other.config().id => {
+            return Err(Error::InvalidRequest("provider and iss name different providers"));
+        }
+        (Some(one), _) | (None, Some(one)) => return Ok(Some(one)),
+        (None, None) => {}
     }
     match setup.providers() {
         [only] => Ok(Some(only)),
@@ -96,7 +119,8 @@ async fn begin_at(
     }
     // prompt=login alone proves nothing: only with max_age must the provider say when the person signed in (Core 3.1.2.1).
     let asked_again = (request.prompt == Some(Prompt::Login)).then_some(0);
-    request.max_age = request.max_age.or(asked_again).or(config.default_max_age_s);
+    // The strictest wish counts: a link must not loosen what the operator asks.
+    request.max_age = [request.max_age, asked_again, config.default_max_age_s].into_iter().flatten().min();
     let destination = Destination {
         provider: config.id.clone(),
         issuer: config.issuer.clone(),
@@ -104,10 +128,11 @@ async fn begin_at(
         redirect_uri: setup.own_url(&format!("/callback/{}", config.id)).into(),
     };
     let attempt = LoginAttempt::begin(destination, &request, app.now_ms(), &*app.random);
+    let cookie = seal(setup, &attempt)?;
     let redirect = timed(app, provider, "authorize", provider.authorize_url(&attempt, &request)).await?;
     let dropped = surplus(app, setup, held);
     let cross_site_post = config.response_mode == ResponseMode::FormPost;
-    Ok(Begun { redirect, cookie: seal(setup, &attempt)?, cross_site_post, dropped })
+    Ok(Begun { redirect, cookie, cross_site_post, dropped })
 }
 
 /// Which of the browser's attempts must go so that the new one is within the limit: the unreadable, the old, then the oldest.
@@ -198,7 +223,7 @@ async fn finish_at(
         }
         accepted => accepted?,
     }
-    use_once(app, setup, &attempt).await?;
+    use_once(app, &attempt).await?;
     let grant = timed(app, provider, "exchange", provider.exchange(arrival.callback, &attempt)).await?;
     let previous = Previous { key: arrival.previous, id: attempt.previous.as_deref() };
     let opened = session::open(app, setup, grant, previous, arrival.visitor).await?;
@@ -244,9 +269,12 @@ async fn timed<T>(
     answer
 }
 
+/// How long a used attempt is remembered: the longest life that can be configured, and the clocks of other replicas.
+const MARK_MS: i64 = 65 * 60 * 1000;
+
 /// Settles single use across replicas by a unique row, committed before the code is spent.
-async fn use_once(app: &App, setup: &Setup, attempt: &LoginAttempt) -> Result<()> {
-    let until_ms = attempt.created_at_ms.saturating_add(setup.config.limits.login_attempt_ms);
+async fn use_once(app: &App, attempt: &LoginAttempt) -> Result<()> {
+    let until_ms = attempt.created_at_ms.saturating_add(MARK_MS);
     let mut single = app.store.single().await?;
     let first = used_attempts::take(&mut single, &attempt.state_hash(), until_ms).await?;
     if first { Ok(()) } else { Err(Error::LoginExpired) }
@@ -274,10 +302,23 @@ fn place(tag: &str) -> Place<'_> {
     Place { table: "cookie", row: tag, column: "login_attempt" }
 }
 
+/// An attempt's cookie stays small: five of them and the session's must fit into every request (security.md CK-03).
+const COOKIE_MAX: usize = 2047;
+
+/// Seals an attempt; one whose return address makes it too large goes without, and the person lands on the front page.
 fn seal(setup: &Setup, attempt: &LoginAttempt) -> Result<SealedAttempt> {
     let tag = LoginAttempt::tag(&attempt.state);
-    let plain = serde_json::to_vec(attempt).map_err(|e| Error::Internal(e.to_string()))?;
-    let value = URL_SAFE_NO_PAD.encode(setup.ring.seal(place(&tag), &plain));
+    let sealed = |attempt: &LoginAttempt| -> Result<String> {
+        let plain = serde_json::to_vec(attempt).map_err(|e| Error::Internal(e.to_string()))?;
+        Ok(URL_SAFE_NO_PAD.encode(setup.ring.seal(place(&tag), &plain)))
+    };
+    let mut value = sealed(attempt)?;
+    if value.len() > COOKIE_MAX {
+        value = sealed(&LoginAttempt { return_to: ReturnTo::default(), ..attempt.clone() })?;
+    }
+    if value.len() > COOKIE_MAX {
+        return Err(Error::InvalidRequest("The sign-in link asks for too much at once."));
+    }
     Ok(SealedAttempt { tag, value })
 }
 

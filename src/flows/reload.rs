@@ -27,6 +27,11 @@ pub async fn run(app: &App, sources: &Sources) -> Result<Reloaded, Vec<String>> 
     if in_force.config.server.public_url_is_default {
         next.follow_port(in_force.config.server.public_url.port().unwrap_or_default());
     }
+    if next.has_dev_provider() && !in_force.config.has_dev_provider() {
+        return Err(vec![
+            "provider: kind \"dev\" can only be added by a restart, which serves its pages".to_owned(),
+        ]);
+    }
     let needs_restart = keep_what_cannot_change(&in_force.config, &mut next);
     let at = Furniture { clock: app.clock.clone(), random: app.random.clone() };
     let faults = |fault| match fault {
@@ -34,7 +39,7 @@ pub async fn run(app: &App, sources: &Sources) -> Result<Reloaded, Vec<String>> 
         StartFault::Faults(faults) => faults,
     };
     let keys = start::read_keys(&next, &*app.random).map_err(faults)?;
-    let setup = start::set_up(&app.store, next, keys, &at).await.map_err(faults)?;
+    let setup = start::set_up(&app.store, next, keys, &at, Some(&in_force)).await.map_err(faults)?;
     app.refurnish(setup);
     audit::milestone(app, "config.reloaded").await;
     Ok(Reloaded { warnings: loaded.warnings, needs_restart })
@@ -63,6 +68,21 @@ fn keep_what_cannot_change(old: &Config, new: &mut Config) -> Vec<&'static str> 
     }
     if (&old.log.level, old.log.format) != (&new.log.level, new.log.format) {
         changed.push("log");
+    }
+    if old.limits.login_attempt_ms != new.limits.login_attempt_ms {
+        changed.push("limits.login_attempt");
+        new.limits.login_attempt_ms = old.limits.login_attempt_ms;
+    }
+    if old.server.shutdown_ms != new.server.shutdown_ms {
+        changed.push("server.shutdown");
+    }
+    if old.database.pool_size != new.database.pool_size || old.database.migrate != new.database.migrate {
+        changed.push("database.pool_size, database.migrate");
+    }
+    if old.telemetry.otlp_endpoint != new.telemetry.otlp_endpoint
+        || old.telemetry.service_name != new.telemetry.service_name
+    {
+        changed.push("telemetry");
     }
     if old.session.overall_ms != new.session.overall_ms {
         changed.push("session.overall");

@@ -303,8 +303,15 @@ pub async fn exposed_claims(app: &App, guest: &Guest, visitor: &Visitor) -> Resu
         // A row that does not open is no session (security.md CR-08).
         Err(error) => {
             undecryptable(app, &error, visitor).await;
-            end_one(app, guest, &guest.session.id, visitor).await?;
-            return Err(Error::NotSignedIn);
+            // Another replica may hold the key that this one lacks: the session is not ours to end.
+            if matches!(error, OpenError::UnknownKey(_)) {
+                return Err(Error::NotSignedIn);
+            }
+            return match end_one(app, guest, &guest.session.id, visitor).await {
+                // Gone already: a neighbouring request met the same damage and was faster.
+                Ok(()) | Err(Error::NotFound) => Err(Error::NotSignedIn),
+                Err(error) => Err(error),
+            };
         }
     };
     let claims = tokens.id.as_ref().and_then(|token| payload(token.expose_secret())).unwrap_or_default();

@@ -9,7 +9,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 use zeroize::Zeroizing;
 
 use crate::app::{App, Setup};
-use crate::config::{Config, KeyMaterial};
+use crate::config::{self, Config, KeyMaterial, ProviderKind};
 use crate::crypto::key::SALT_BYTES;
 use crate::crypto::{KeyRing, MasterKey};
 use crate::domain::{Clock, Random};
@@ -111,6 +111,7 @@ fn make_key_file(path: &Path, random: &dyn Random) -> io::Result<()> {
     let draft = path.with_extension(format!("new-{}", std::process::id()));
     let mut file =
         std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&draft)?;
+    tracing::info!(file = %path.display(), "made a new key for this development set-up");
     file.write_all(&*key)?;
     file.sync_all()?;
     let linked = std::fs::hard_link(&draft, path);
@@ -184,7 +185,7 @@ pub struct Furniture {
 /// # Errors
 /// As [`StartFault`].
 pub async fn furnish(store: Store, config: Config, keys: Keys, at: Furniture) -> Result<App, StartFault> {
-    let setup = set_up(&store, config, keys, &at).await?;
+    let setup = set_up(&store, config, keys, &at, None).await?;
     Ok(App::new(setup, store, at.clock, at.random))
 }
 
@@ -192,9 +193,28 @@ pub async fn furnish(store: Store, config: Config, keys: Keys, at: Furniture) ->
 ///
 /// # Errors
 /// As [`StartFault`].
-pub async fn set_up(store: &Store, config: Config, keys: Keys, at: &Furniture) -> Result<Setup, StartFault> {
+pub async fn set_up(
+    store: &Store,
+    config: Config,
+    keys: Keys,
+    at: &Furniture,
+    earlier: Option<&Setup>,
+) -> Result<Setup, StartFault> {
+    let mut config = config;
     let ring = fitting_ring(store, &config, keys, at).await?;
-    Setup::build(config, ring, &at.clock, &at.random).map_err(StartFault::Faults)
+    recognise_dev_idp(store, &mut config).await?;
+    Setup::build(config, ring, &at.clock, &at.random, earlier).map_err(StartFault::Faults)
+}
+
+/// The development issuer's name holds the port, which changes from start to start; its people stay the same.
+async fn recognise_dev_idp(store: &Store, config: &mut Config) -> Result<(), StartFault> {
+    let is_dev =
+        |provider: &&mut config::Provider| provider.kind == ProviderKind::Dev && provider.issuer_is_default;
+    for provider in config.providers.iter_mut().filter(is_dev) {
+        let mut reader = store.reader().await?;
+        provider.former_issuers.extend(users::issuers_in_use(&mut reader, &provider.id).await?);
+    }
+    Ok(())
 }
 
 /// The ring, once everything that the database holds was found to fit the configuration.

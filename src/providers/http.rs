@@ -29,6 +29,8 @@ pub struct Answer {
     pub content_type: String,
     /// `max-age` of `Cache-Control`, seconds.
     pub max_age_s: Option<u64>,
+    /// The sender's clock (`Date`), Unix ms.
+    pub date_ms: Option<i64>,
     pub body: Vec<u8>,
 }
 
@@ -132,6 +134,7 @@ impl Http {
                 status: response.status().as_u16(),
                 content_type: header(&response, "content-type").unwrap_or_default(),
                 max_age_s: header(&response, "cache-control").as_deref().and_then(max_age),
+                date_ms: header(&response, "date").as_deref().and_then(date_ms),
                 body: Vec::new(),
             };
             while let Some(piece) = response.chunk().await.map_err(|e| unavailable(&e))? {
@@ -159,6 +162,15 @@ fn form_encoded(text: &str) -> String {
 
 fn header(response: &reqwest::Response, name: &str) -> Option<String> {
     response.headers().get(name)?.to_str().ok().map(str::to_owned)
+}
+
+/// IMF-fixdate (RFC 9110 5.6.7), the only form that senders may still make.
+fn date_ms(text: &str) -> Option<i64> {
+    let format = time::macros::format_description!(
+        "[weekday repr:short], [day] [month repr:short] [year] [hour]:[minute]:[second] GMT"
+    );
+    let moment = time::PrimitiveDateTime::parse(text, format).ok()?.assume_utc();
+    moment.unix_timestamp().checked_mul(1000)
 }
 
 fn max_age(cache_control: &str) -> Option<u64> {

@@ -1,10 +1,12 @@
 //! What differs at Keycloak (26.x).
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 use secrecy::SecretString;
 use url::Url;
 
-use super::oidc::{Oidc, claims};
+use super::oidc::{Memory, Oidc, claims};
 use super::{Provider, ProviderError};
 use crate::config;
 use crate::domain::{Callback, Grant, LoginAttempt, LoginRequest};
@@ -58,6 +60,18 @@ impl Provider for Keycloak {
         state: &str,
     ) -> Option<Url> {
         self.0.end_session_url(id_token, back_to, state).await
+    }
+
+    fn memory(&self) -> Arc<Memory> {
+        self.0.memory()
+    }
+
+    fn form_targets(&self) -> Vec<url::Origin> {
+        self.0.form_targets()
+    }
+
+    async fn clock_offset_ms(&self) -> Result<Option<i64>, ProviderError> {
+        self.0.clock_offset_ms().await
     }
 
     async fn probe(&self) -> Result<(), ProviderError> {

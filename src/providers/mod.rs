@@ -70,6 +70,14 @@ impl ProviderError {
     pub(crate) fn protocol(reason: &'static str, detail: impl Into<String>) -> Self {
         Self::Protocol { reason, detail: detail.into() }
     }
+
+    /// For metadata and keys, which are nobody's login yet: an answer that breaks the protocol there is no better than none.
+    pub(crate) fn into_outage(self) -> Self {
+        match self {
+            Self::Protocol { detail, .. } => Self::Unavailable(detail),
+            other => other,
+        }
+    }
 }
 
 /// An identity provider as the flows see it.
@@ -103,6 +111,15 @@ pub trait Provider: Send + Sync {
         state: &str,
     ) -> Option<Url>;
 
+    /// What was learned of the provider, for its successor after a reload.
+    fn memory(&self) -> Arc<oidc::Memory>;
+
+    /// Origins that a form of ours may lead to by a redirect: browsers apply `form-action` to those too.
+    fn form_targets(&self) -> Vec<url::Origin>;
+
+    /// How far the provider's clock is ahead of ours, if its answers carry a date (to the second).
+    async fn clock_offset_ms(&self) -> Result<Option<i64>, ProviderError>;
+
     /// Tries what a login would need (metadata and keys), for readiness and `doorward check`.
     async fn probe(&self) -> Result<(), ProviderError>;
 }
@@ -115,8 +132,9 @@ pub fn open(
     config: &config::Provider,
     clock: Arc<dyn Clock>,
     random: Arc<dyn Random>,
+    memory: Option<Arc<oidc::Memory>>,
 ) -> Result<Arc<dyn Provider>, String> {
-    let oidc = oidc::Oidc::new(config.clone(), clock, random)?;
+    let oidc = oidc::Oidc::new(config.clone(), clock, random, memory.unwrap_or_else(oidc::Memory::new))?;
     Ok(match config.kind {
         config::ProviderKind::Dev => Arc::new(dev::Dev(oidc)),
         config::ProviderKind::Keycloak => Arc::new(keycloak::Keycloak(oidc)),

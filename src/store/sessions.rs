@@ -247,8 +247,12 @@ pub async fn remove_dead(
     limit: u32,
 ) -> Result<u64, StoreError> {
     sql!(execute in w,
-        "DELETE FROM sessions WHERE id IN (SELECT id FROM sessions WHERE revoked_at < $1 \
-         OR expires_at < $1 OR last_active_at < $2 LIMIT $3)",
+        // One range per index: a single WHERE with OR makes both databases read the whole table.
+        "DELETE FROM sessions WHERE id IN (\
+         SELECT id FROM (SELECT id FROM sessions WHERE revoked_at < $1 ORDER BY revoked_at LIMIT $3) AS a \
+         UNION SELECT id FROM (SELECT id FROM sessions WHERE expires_at < $1 ORDER BY expires_at LIMIT $3) \
+         AS b UNION SELECT id FROM (SELECT id FROM sessions WHERE last_active_at < $2 \
+         ORDER BY last_active_at LIMIT $3) AS c LIMIT $3)",
         before_ms, before_ms.saturating_sub(idle_ms), i64::from(limit))
 }
 

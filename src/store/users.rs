@@ -134,6 +134,16 @@ pub async fn id_prefix_in_use(db: &mut impl Db, provider: &str) -> Result<Option
     Ok(row.map(|(id, subject)| id.strip_suffix(&subject).unwrap_or(&id).to_owned()))
 }
 
+/// Issuers under which a provider's users are stored.
+///
+/// # Errors
+/// The database's.
+pub async fn issuers_in_use(db: &mut impl Db, provider: &str) -> Result<Vec<String>, StoreError> {
+    let rows: Vec<(String,)> =
+        sql!(fetch_all in db, "SELECT DISTINCT issuer FROM users WHERE provider = $1", provider)?;
+    Ok(rows.into_iter().map(|(issuer,)| issuer).collect())
+}
+
 /// The operator's word. Suspending ends all sessions at once; returns
 /// their ids, or `None` when there is no such user.
 ///

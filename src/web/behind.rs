@@ -47,6 +47,8 @@ pub async fn answer(request: HttpRequest, door: web::Data<Door>) -> Answer {
         setup.config.upstreams.iter().find(|upstream| Some(&upstream.id) == route.upstream.as_ref());
     match upstream.and_then(|upstream| upstream.urls.first()).map(String::as_str) {
         Some(DEMO) => Ok(demo_page(&door, &path, guest.as_ref())),
+        // A route without an upstream serves forward-auth alone.
+        None if route.upstream.is_none() => Err(Refused(Error::NoRoute)),
         _ => Err(Refused(Error::UpstreamDown("this release proxies to builtin:demo alone".to_owned()))),
     }
 }

@@ -2,7 +2,7 @@
 
 use actix_web::cookie::time::Duration;
 use actix_web::cookie::{Cookie, CookieJar, Key, SameSite};
-use actix_web::http::header::{COOKIE, HeaderMap};
+use actix_web::http::header::{COOKIE, HeaderMap, HeaderValue};
 
 use crate::domain::SessionKey;
 use crate::flows::login::SealedAttempt;
@@ -10,8 +10,6 @@ use crate::flows::login::SealedAttempt;
 const SESSION: &str = "doorward";
 const ATTEMPT: &str = "doorward-login-";
 const TAG_LENGTH: usize = 8;
-/// Not as long as a tag, so that it is never taken for an attempt.
-const ROUNDS: &str = "recent";
 
 /// How this door names and marks its cookies.
 #[derive(Debug, Clone)]
@@ -71,33 +69,6 @@ impl Cookies {
         cookie
     }
 
-    /// When this browser was sent back from a sign-in of late, unix milliseconds, as it says itself; nothing but its own loop guard rests on it.
-    #[must_use]
-    pub fn rounds(&self, headers: &HeaderMap) -> Vec<i64> {
-        let name = self.attempt_name(ROUNDS);
-        let found = pairs(headers).find(|(own, _)| *own == name);
-        let texts = found.map(|(_, value)| value).unwrap_or_default().split('.').take(TAG_LENGTH);
-        texts.filter_map(|text| text.parse().ok()).collect()
-    }
-
-    #[must_use]
-    pub fn with_rounds(&self, rounds: &[i64], life_ms: i64) -> Cookie<'static> {
-        let texts: Vec<String> = rounds.iter().map(i64::to_string).collect();
-        let mut cookie = Cookie::build(self.attempt_name(ROUNDS), texts.join("."))
-            .max_age(Duration::milliseconds(life_ms))
-            .finish();
-        self.mark(&mut cookie, false);
-        cookie
-    }
-
-    #[must_use]
-    pub fn no_rounds(&self) -> Cookie<'static> {
-        let mut cookie = Cookie::new(self.attempt_name(ROUNDS), "");
-        self.mark(&mut cookie, false);
-        cookie.make_removal();
-        cookie
-    }
-
     fn mark(&self, cookie: &mut Cookie<'static>, cross_site_post: bool) {
         cookie.set_path("/");
         cookie.set_http_only(true);
@@ -131,6 +102,22 @@ impl Cookies {
         }
     }
 
+    /// A `Cookie` header of what the readers above see and nothing else; without the session when that is doubled. Other parsers read
+    /// otherwise: actix decodes names, so that a planted `%64oorward=` would count for it and not for us, and one odd pair hides all others.
+    #[must_use]
+    pub fn own_header(&self, headers: &HeaderMap) -> Option<HeaderValue> {
+        let session = match self.session(headers) {
+            SessionCookie::One(value) => Some((self.session_name(), value)),
+            SessionCookie::Absent | SessionCookie::Doubled => None,
+        };
+        let start = self.attempt_name("");
+        let others =
+            pairs(headers).filter(|(name, _)| name.starts_with(&start)).map(|(n, v)| (n.to_owned(), v));
+        let texts: Vec<String> =
+            session.into_iter().chain(others).map(|(name, value)| format!("{name}={value}")).collect();
+        HeaderValue::from_str(&texts.join("; ")).ok().filter(|value| !value.is_empty())
+    }
+
     /// The session key in a signed cookie value, read as actix-session writes it, without its middleware.
     #[must_use]
     pub fn verify(&self, value: &str, mac: &Key) -> Option<SessionKey> {
@@ -153,19 +140,20 @@ fn is_tag(text: &str) -> bool {
     text.len() == TAG_LENGTH && text.bytes().all(|b| b.is_ascii_alphanumeric())
 }
 
-/// Name and value of each cookie. Whatever is no pair of visible ASCII is skipped.
+/// Name and value of each cookie. Whatever is no pair of ASCII is skipped by itself: a neighbour's odd cookie hides none of ours.
 fn pairs(headers: &HeaderMap) -> impl Iterator<Item = (&str, &str)> {
-    let texts = headers.get_all(COOKIE).filter_map(|value| value.to_str().ok());
-    texts.flat_map(|text| text.split(';')).filter_map(|pair| {
-        let (name, value) = pair.trim_matches([' ', '\t']).split_once('=')?;
-        Some((name.trim_end(), value))
-    })
+    let pieces = headers.get_all(COOKIE).flat_map(|value| value.as_bytes().split(|byte| *byte == b';'));
+    pieces.filter_map(|piece| std::str::from_utf8(piece).ok().filter(|text| text.is_ascii())).filter_map(
+        |pair| {
+            let (name, value) = pair.trim_matches([' ', '\t']).split_once('=')?;
+            Some((name.trim_end(), value))
+        },
+    )
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use actix_web::http::header::HeaderValue;
 
     fn headers(values: &[&[u8]]) -> HeaderMap {
         let mut map = HeaderMap::new();
@@ -188,6 +176,22 @@ mod tests {
             SessionCookie::One("b")
         );
         assert_eq!(plain().session(&headers(&[b"Doorward=a"])), SessionCookie::Absent);
+        assert_eq!(plain().session(&headers(&[b"doorward =a; doorward=b"])), SessionCookie::Doubled);
+    }
+
+    #[test]
+    fn ck_05_what_goes_on_is_what_our_reader_saw() {
+        let own = |header: &[u8]| {
+            let value = plain().own_header(&headers(&[header]));
+            value.map(|value| value.to_str().unwrap().to_owned())
+        };
+        assert_eq!(own(b"%64oorward=planted; doorward=a; x=1").as_deref(), Some("doorward=a"));
+        assert_eq!(own(b"odd; \xff=\xfe; doorward =a").as_deref(), Some("doorward=a"));
+        assert_eq!(
+            own(b"doorward=a; doorward=b; doorward-login-0123abcd=c").as_deref(),
+            Some("doorward-login-0123abcd=c")
+        );
+        assert_eq!(own(b"x=1"), None);
     }
 
     #[test]

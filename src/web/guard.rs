@@ -2,9 +2,12 @@
 //!
 //! Before: the CSRF rule, and no session at all from two cookies. After: a cookie that opened nothing is taken away.
 
+use std::time::Duration;
+
 use actix_session::SessionExt as _;
 use actix_web::body::MessageBody;
-use actix_web::dev::{ServiceRequest, ServiceResponse};
+use actix_web::cookie::{self, Cookie};
+use actix_web::dev::{Payload, ServiceRequest, ServiceResponse};
 use actix_web::http::header::{COOKIE, HeaderValue, SET_COOKIE};
 use actix_web::middleware::Next;
 use actix_web::{HttpMessage as _, web};
@@ -13,9 +16,13 @@ use super::Door;
 use super::cookies::SessionCookie;
 use super::csrf::{self, Proof};
 use super::problem::Refused;
+use super::session::Life;
 use crate::error::Error;
 use crate::flows::Visitor;
 use crate::flows::audit::{self, Refusal};
+
+/// A body of ours is a form of a few hundred bytes.
+const BODY_TIME: Duration = Duration::from_secs(30);
 
 pub async fn layer(
     mut request: ServiceRequest,
@@ -31,11 +38,12 @@ pub async fn layer(
         SessionCookie::Doubled => {
             let refusal = Refusal { event: "session.refused", reason: "cookie_doubled", provider: None };
             audit::refusal(&door.app, &refusal, &visitor).await;
-            forget_session(&door, &mut request);
             true
         }
     };
+    keep_own_cookies(&door, &mut request);
     check_origin(&door, &request, held, &visitor).await?;
+    take_body(&mut request).await?;
     let mut response = next.call(request).await?;
     // actix-session leaves a cookie alone whose session is gone; the browser would carry it for ever.
     let opened = response.request().extensions().get::<Opened>().is_some();
@@ -45,7 +53,45 @@ pub async fn layer(
             response.headers_mut().append(SET_COOKIE, value);
         }
     }
+    let life = response.request().extensions().get::<Life>().map(|life| life.left_ms);
+    if let Some(left_ms) = life {
+        shorten_session(&door, &mut response, left_ms);
+    }
     Ok(response)
+}
+
+/// Reads a small body whole, within its time: who sends a byte a minute must not hold a place here.
+async fn take_body(request: &mut ServiceRequest) -> Result<(), actix_web::Error> {
+    if csrf::is_safe(request.method()) {
+        return Ok(());
+    }
+    match tokio::time::timeout(BODY_TIME, request.extract::<web::Bytes>()).await {
+        Ok(body) => {
+            request.set_payload(Payload::from(body?));
+            Ok(())
+        }
+        Err(_) => Err(Refused(Error::TooSlow).into()),
+    }
+}
+
+/// A session that follows its token ends before the overall limit, which is the one life that actix-session knows; the browser's cookie
+/// must not outlive it (security.md CK-07).
+fn shorten_session<B>(door: &Door, response: &mut ServiceResponse<B>, left_ms: i64) {
+    let lines: Vec<HeaderValue> = response.headers_mut().remove(SET_COOKIE).collect();
+    for line in lines {
+        let line = shortened(&door.cookies.session_name(), &line, left_ms).unwrap_or(line);
+        response.headers_mut().append(SET_COOKIE, line);
+    }
+}
+
+fn shortened(name: &str, line: &HeaderValue, left_ms: i64) -> Option<HeaderValue> {
+    let mut cookie = Cookie::parse_encoded(line.to_str().ok()?).ok()?;
+    let left = cookie::time::Duration::milliseconds(left_ms);
+    if cookie.name() != name || cookie.max_age().is_none_or(|age| age <= left) {
+        return None;
+    }
+    cookie.set_max_age(left);
+    HeaderValue::from_str(&cookie.encoded().to_string()).ok()
 }
 
 /// Marks a request whose cookie opened a session.
@@ -67,19 +113,12 @@ fn sets_session(door: &Door, response: &ServiceResponse<impl MessageBody>) -> bo
     response.headers().get_all(SET_COOKIE).any(|value| value.as_bytes().starts_with(start.as_bytes()))
 }
 
-/// Hides every session cookie from what comes after; the other cookies stay.
-fn forget_session(door: &Door, request: &mut ServiceRequest) {
-    let start = format!("{}=", door.cookies.session_name());
-    let texts = request.headers().get_all(COOKIE).filter_map(|value| value.to_str().ok());
-    let kept: Vec<&str> = texts
-        .flat_map(|text| text.split(';'))
-        .map(str::trim)
-        .filter(|pair| !pair.starts_with(&start))
-        .collect();
-    let kept = HeaderValue::from_str(&kept.join("; ")).ok();
+/// Leaves of the cookies what our own reader saw, so that no later parser can see another session than it did.
+fn keep_own_cookies(door: &Door, request: &mut ServiceRequest) {
+    let own = door.cookies.own_header(request.headers());
     request.headers_mut().remove(COOKIE);
-    if let Some(kept) = kept {
-        request.headers_mut().insert(COOKIE, kept);
+    if let Some(own) = own {
+        request.headers_mut().insert(COOKIE, own);
     }
 }
 

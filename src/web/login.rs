@@ -4,11 +4,12 @@ use std::borrow::Cow;
 
 use actix_session::Session as Cookie;
 use actix_web::http::header::LOCATION;
-use actix_web::{HttpRequest, HttpResponse, ResponseError as _, web};
+use actix_web::{HttpMessage as _, HttpRequest, HttpResponse, ResponseError as _, web};
+use percent_encoding::{CONTROLS, utf8_percent_encode};
 
 use super::problem::Refused;
 use super::session::{self, MaybeGuest};
-use super::{Door, pages, rounds, visitor, wire};
+use super::{Door, pages, visitor, wire};
 use crate::config::ResponseMode;
 use crate::domain::login::CallbackFault;
 use crate::domain::{Callback, LoginAttempt, LoginRequest, Prompt, ReturnTo};
@@ -25,16 +26,11 @@ const FORM_MAX: usize = 64 * 1024;
 /// `GET /auth/login`
 pub async fn start(request: HttpRequest, door: web::Data<Door>, guest: MaybeGuest) -> Answer {
     let mut asked = read(&door, request.query_string()).map_err(Refused)?;
-    if let Some(end) = rounds::stop(&request, &door).await {
-        return Ok(end);
-    }
     asked.previous = guest.0.as_ref().map(|guest| guest.session.id.clone());
     if let Some(guest) = &guest.0 {
-        let another = asked.provider.as_ref().is_some_and(|id| *id != guest.session.provider);
+        let another = login::asks_for_another(&door.app, &asked, &guest.session.provider)?;
         if !asked.wants_a_new_login() && !another {
-            let mut back = see_other(asked.return_to.unwrap_or_default().as_str()).finish();
-            rounds::note(&request, &door, &mut back);
-            return Ok(back);
+            return Ok(see_other(asked.return_to.unwrap_or_default().as_str()).finish());
         }
     }
     let held = door.cookies.attempts(request.headers());
@@ -115,7 +111,9 @@ fn to_provider(door: &Door, begun: Begun) -> HttpResponse {
 /// A redirect after which the browser asks by GET; 307 would post a password or a code to the next house (RFC 9700 4.12).
 pub fn see_other(location: &str) -> actix_web::HttpResponseBuilder {
     let mut response = HttpResponse::SeeOther();
-    response.insert_header((LOCATION, location));
+    // A header is ASCII; what a browser would encode on its own is encoded here, for all that stands between.
+    let location: Cow<'_, str> = utf8_percent_encode(location, CONTROLS).into();
+    response.insert_header((LOCATION, location.as_ref()));
     response
 }
 
@@ -208,6 +206,8 @@ async fn answer(
 
 fn signed_in(request: &HttpRequest, by: &Caller<'_>, opened: &Opened, return_to: &str) -> Answer {
     session::begin(by.cookie, opened)?;
+    let left_ms = opened.guest.session.expires_at_ms - opened.guest.session.created_at_ms;
+    request.extensions_mut().insert(session::Life { left_ms });
     // Checked when it was sealed; the rules may have changed since.
     let return_to = ReturnTo::parse(return_to, &by.door.app.setup().return_rules).unwrap_or_default();
     if accepts_json(request) {
@@ -215,9 +215,7 @@ fn signed_in(request: &HttpRequest, by: &Caller<'_>, opened: &Opened, return_to:
         let body = serde_json::json!({ "user": wire::user(&opened.guest.user), "session": wire::session(&opened.guest.session, idle_ms) });
         return Ok(HttpResponse::Ok().json(body));
     }
-    let mut back = see_other(return_to.as_str()).finish();
-    rounds::note(request, by.door, &mut back);
-    Ok(back)
+    Ok(see_other(return_to.as_str()).finish())
 }
 
 /// Whether the caller asks for JSON in so many words.

@@ -20,7 +20,6 @@ pub mod operations;
 mod outer;
 mod pages;
 pub mod problem;
-mod rounds;
 mod session;
 pub mod views;
 pub mod waiting;
@@ -33,7 +32,6 @@ use actix_web::guard::{Any, Get, Head};
 use actix_web::http::header::{ALLOW, HeaderValue};
 use actix_web::middleware::from_fn;
 use actix_web::{HttpMessage as _, HttpRequest, HttpResponse, Resource, Route, web};
-use url::Url;
 
 use self::cookies::Cookies;
 use self::problem::{Problem, Refused};
@@ -92,11 +90,10 @@ impl Door {
     fn content_policy(&self) -> String {
         let setup = self.app.setup();
         let mut forms: Vec<String> = setup
-            .config
-            .providers
+            .providers()
             .iter()
-            .filter_map(|p| Url::parse(&p.issuer).ok())
-            .map(|url| url.origin().ascii_serialization())
+            .flat_map(|provider| provider.form_targets())
+            .map(|origin| origin.ascii_serialization())
             .chain(setup.config.cors.origins.iter().cloned())
             .collect();
         forms.sort_unstable();
@@ -118,7 +115,7 @@ pub fn routes(cfg: &mut web::ServiceConfig, door: &Door, dev_idp: Option<&DevIdp
     if let Some(dev_idp) = dev_idp {
         dev_idp.mount(cfg);
     }
-    let own = web::scope(&door.auth_prefix)
+    let with_session = web::scope("")
         .wrap(from_fn(guard::inside))
         .wrap(session::middleware(&door.app, &door.cookies, door.mac.clone()))
         .wrap(from_fn(guard::layer))
@@ -148,8 +145,11 @@ pub fn routes(cfg: &mut web::ServiceConfig, door: &Door, dev_idp: Option<&DevIdp
         .service(at("/account/sessions/end-others", "POST").route(web::post().to(pages::end_others)))
         .service(at("/account/sessions/end-all", "POST").route(web::post().to(pages::end_all)))
         .service(at("/account/sessions/{id}/end", "POST").route(web::post().to(pages::end_one)))
-        .service(at("/static/{name}", "GET, HEAD").route(read().to(pages::look)))
         .default_service(web::to(nothing));
+    // What anybody may keep needs no session, and must never carry a cookie.
+    let own = web::scope(&door.auth_prefix)
+        .service(at("/static/{name}", "GET, HEAD").route(read().to(pages::look)))
+        .service(with_session);
     cfg.app_data(web::Data::new(door.clone())).service(own).default_service(web::to(behind::answer));
 }
 

@@ -119,9 +119,7 @@ pub async fn leave(
             HttpResponse::Ok().json(serde_json::json!({ "message": "Signed out.", "redirectTo": next }))
         );
     }
-    let mut away = see_other(&next).finish();
-    super::rounds::forget(&request, &door, &mut away);
-    Ok(away)
+    Ok(see_other(&next).finish())
 }
 
 fn signed_out_at(door: &Door, left_open: Option<&str>, return_to: Option<&ReturnTo>) -> String {

@@ -42,12 +42,6 @@ impl Problem {
                 "Signing in did not work",
                 "The answer of the sign-in service could not be accepted. Sign in again; if it keeps happening, give the request id to whoever runs this site.",
             ),
-            Error::LoginLoop => of(
-                400,
-                "login_failed",
-                "You are being sent in circles",
-                "Signing in works, and right afterwards this site asks for it again. Wait a moment and sign in once more; if it keeps happening, give the request id to whoever runs this site.",
-            ),
             Error::NotSignedIn => of(401, "not_signed_in", "You are not signed in", "Sign in to see this."),
             Error::NotAllowed => of(
                 403,
@@ -112,6 +106,12 @@ impl Problem {
             Error::TooLarge => {
                 of(413, "too_large", "That is too much", "What was sent is larger than this address takes.")
             }
+            Error::TooSlow => of(
+                408,
+                "invalid_request",
+                "The request did not arrive in time",
+                "The connection may be slow. Try again.",
+            ),
             Error::AddressTooLong => {
                 of(414, "too_large", "That address is too long", "Shorten the address and try again.")
             }

@@ -97,6 +97,11 @@ pub fn begin(cookie: &Cookie, opened: &Opened) -> Result<(), Refused> {
     cookie.insert(KEY, opened.key.expose()).map_err(|e| Refused(Error::Internal(e.to_string())))
 }
 
+/// How long a session that has just begun can live at most; left in the request for the guard, which sees the finished cookie.
+pub struct Life {
+    pub left_ms: i64,
+}
+
 /// The key that this request's cookie names, live or not.
 pub fn key(cookie: &Cookie) -> Option<SessionKey> {
     SessionKey::parse(&cookie.get::<String>(KEY).ok()??)

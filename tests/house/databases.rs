@@ -80,6 +80,19 @@ impl Database {
         }
     }
 
+    /// The first column of every row, where it is text.
+    pub async fn texts(&self, sql: &str) -> Vec<String> {
+        if self.path().is_some() {
+            let mut conn = SqliteConnection::connect(&self.url).await.expect("a connection");
+            let rows = sqlx::query(AssertSqlSafe(sql)).fetch_all(&mut conn).await.expect(sql);
+            rows.iter().map(|row| row.get(0)).collect()
+        } else {
+            let mut conn = PgConnection::connect(&self.url).await.expect("a connection");
+            let rows = sqlx::query(AssertSqlSafe(sql)).fetch_all(&mut conn).await.expect(sql);
+            rows.iter().map(|row| row.get(0)).collect()
+        }
+    }
+
     /// Everything that a thief of the database would hold: the file and
     /// its log, or each row as text with bytes in hex.
     pub async fn dump(&self) -> Vec<u8> {

@@ -19,26 +19,47 @@ use super::browser::Browser;
 use super::databases::Database;
 use super::op::ScriptedOp;
 
-/// The machine's time, plus what the test has added.
-pub struct TestClock(AtomicI64);
+/// The machine's time, plus what the test has added; or a moment at which it stands still.
+pub struct TestClock {
+    ahead_ms: AtomicI64,
+    stands_at_ms: AtomicI64,
+}
+
+/// No moment that a clock would stand at.
+const RUNS: i64 = i64::MIN;
 
 impl TestClock {
     pub fn new() -> Arc<Self> {
-        Arc::new(Self(AtomicI64::new(0)))
+        Arc::new(Self { ahead_ms: AtomicI64::new(0), stands_at_ms: AtomicI64::new(RUNS) })
     }
 
     pub fn advance(&self, by: Duration) {
-        self.0.fetch_add(i64::try_from(by.as_millis()).unwrap(), Ordering::SeqCst);
+        self.move_by(i64::try_from(by.as_millis()).unwrap());
     }
 
     pub fn turn_back(&self, by: Duration) {
-        self.0.fetch_sub(i64::try_from(by.as_millis()).unwrap(), Ordering::SeqCst);
+        self.move_by(-i64::try_from(by.as_millis()).unwrap());
+    }
+
+    fn move_by(&self, ms: i64) {
+        self.ahead_ms.fetch_add(ms, Ordering::SeqCst);
+        let _ = self
+            .stands_at_ms
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |at| (at != RUNS).then(|| at + ms));
+    }
+
+    /// Stops at this moment, for limits that are told to the second.
+    pub fn stand_at(&self, unix_ms: i64) {
+        self.stands_at_ms.store(unix_ms, Ordering::SeqCst);
     }
 }
 
 impl Clock for TestClock {
     fn now_ms(&self) -> i64 {
-        SystemClock.now_ms() + self.0.load(Ordering::SeqCst)
+        match self.stands_at_ms.load(Ordering::SeqCst) {
+            RUNS => SystemClock.now_ms() + self.ahead_ms.load(Ordering::SeqCst),
+            at => at,
+        }
     }
 }
 

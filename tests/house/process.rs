@@ -69,7 +69,7 @@ impl Home {
     /// A small production set-up: SQLite, one provider `op`, the demo app, a key and a client secret in `secrets/`.
     pub fn with_op(op: &ScriptedOp) -> Self {
         let home = Self::with_config(&op_config(op, ""));
-        home.write("secrets/op", &op.script(|s| s.client_secret.clone()));
+        home.write("secrets/op", op.script(|s| s.client_secret.clone()));
         home.write_key("secrets/k1");
         home
     }
@@ -367,6 +367,14 @@ pub async fn signed_in(process: &Process) -> Browser {
 /// The status of `/auth/me` for this person.
 pub async fn me(browser: &Browser) -> u16 {
     browser.get_json("/auth/me").await.status
+}
+
+/// Asks for a reload; everything that the program says to it.
+pub async fn hang_up(process: &mut Process) -> String {
+    let from = process.log().len();
+    process.signal("HUP");
+    process.heard_after(from, "reloaded").await;
+    process.log()[from..].to_owned()
 }
 
 /// A login by hand that a server may leave unanswered; hands back what the callback answered.

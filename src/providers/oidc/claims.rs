@@ -86,7 +86,10 @@ fn list(value: Option<&Value>) -> Vec<String> {
 }
 
 fn is_web_address(text: &str) -> bool {
-    text.len() <= URL_MAX && Url::parse(text).is_ok_and(|url| matches!(url.scheme(), "https" | "http"))
+    // The parser drops line breaks silently; what we keep is the text.
+    text.len() <= URL_MAX
+        && !text.chars().any(char::is_control)
+        && Url::parse(text).is_ok_and(|url| matches!(url.scheme(), "https" | "http"))
 }
 
 /// Seconds (Core 5.1) or, from providers that write it so, RFC 3339.

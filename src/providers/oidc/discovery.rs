@@ -2,9 +2,11 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
 use serde_json::{Map, Value};
+use tracing::Instrument as _;
 use url::{Host, Url};
 
 use super::strict;
@@ -17,6 +19,10 @@ const LIFE_MS: i64 = 60 * 60 * 1000;
 const STALE_MAX_MS: i64 = 24 * 60 * 60 * 1000;
 /// A provider that just failed is left alone this long, so that a broken one costs each visitor no waiting.
 const PAUSE_MS: i64 = 1000;
+/// The same while an old copy serves: then nobody is waiting for a better answer.
+const STALE_PAUSE_MS: i64 = 60 * 1000;
+/// How long somebody who could go on with the old copy waits for a new one.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// The part of a discovery document that Doorward uses (OpenID Connect Discovery 3, RFC 8414).
 #[derive(Debug, Clone)]
@@ -36,9 +42,11 @@ pub struct Metadata {
 }
 
 /// How a document is measured.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub struct Expectation<'c> {
-    /// The one issuer that the document must name, byte for byte (Discovery 4.3).
+    /// Where the document lies: the configured issuer (Discovery 4).
+    pub place: &'c str,
+    /// The one issuer that the document must name, byte for byte (Discovery 4.3): the configured one, or the template of several tenants.
     pub issuer: &'c str,
     /// Back-end calls go here instead of the public host.
     pub internal_base_url: Option<&'c Url>,
@@ -145,20 +153,27 @@ struct Held {
     fetched_at_ms: i64,
 }
 
+/// The last good copy, and when a fetch failed since.
+struct LastGood {
+    held: ArcSwapOption<Held>,
+    failed_at_ms: AtomicI64,
+}
+
 /// The metadata of one provider: fetched when first needed, refreshed hourly in passing, the last good copy kept for a day.
 pub struct Discovery {
-    held: ArcSwapOption<Held>,
+    last_good: Arc<LastGood>,
     fetching: tokio::sync::Mutex<()>,
-    failed_at_ms: AtomicI64,
 }
 
 impl Discovery {
     pub fn new() -> Self {
-        Self {
-            held: ArcSwapOption::empty(),
-            fetching: tokio::sync::Mutex::new(()),
-            failed_at_ms: AtomicI64::new(i64::MIN / 2),
-        }
+        let last_good = LastGood { held: ArcSwapOption::empty(), failed_at_ms: AtomicI64::new(i64::MIN / 2) };
+        Self { last_good: Arc::new(last_good), fetching: tokio::sync::Mutex::new(()) }
+    }
+
+    /// What is at hand, without asking anybody.
+    pub fn at_hand(&self) -> Option<Arc<Metadata>> {
+        self.last_good.held.load_full().map(|held| Arc::clone(&held.metadata))
     }
 
     /// Current metadata.
@@ -167,56 +182,93 @@ impl Discovery {
     /// [`ProviderError::Unavailable`] while there is no copy that may still be used; [`ProviderError::Misconfigured`] for a document of another issuer.
     pub async fn current(
         &self,
-        http: &Http,
-        expected: &Expectation<'_>,
+        http: &Arc<Http>,
+        expected: Expectation<'_>,
         now_ms: i64,
     ) -> Result<Arc<Metadata>, ProviderError> {
-        let held = self.held.load_full();
-        if let Some(held) = held.as_ref().filter(|held| now_ms < held.fetched_at_ms + LIFE_MS) {
+        let held = self.last_good.held.load_full();
+        if let Some(held) = held.as_ref().filter(|held| is_within(now_ms, held.fetched_at_ms, LIFE_MS)) {
             return Ok(Arc::clone(&held.metadata));
         }
-        let usable = held.filter(|held| now_ms < held.fetched_at_ms + STALE_MAX_MS);
-        if now_ms < self.failed_at_ms.load(Ordering::Relaxed) + PAUSE_MS {
-            let pausing =
-                || ProviderError::Unavailable("its metadata could not be had a moment ago".to_owned());
-            return usable.map(|held| Arc::clone(&held.metadata)).ok_or_else(pausing);
-        }
-        // With a usable copy nobody waits for a refresh that is already under way.
-        let turn = match (&usable, self.fetching.try_lock()) {
-            (_, Ok(turn)) => turn,
-            (Some(held), Err(_)) => return Ok(Arc::clone(&held.metadata)),
-            (None, Err(_)) => self.fetching.lock().await,
+        let failed_at_ms = self.last_good.failed_at_ms.load(Ordering::Relaxed);
+        let Some(old) = held.filter(|held| is_within(now_ms, held.fetched_at_ms, STALE_MAX_MS)) else {
+            if is_within(now_ms, failed_at_ms, PAUSE_MS) {
+                return Err(a_moment_ago());
+            }
+            return self.refresh(http, expected, now_ms).await;
         };
-        if let Some(fresh) = self.held.load_full().filter(|held| now_ms < held.fetched_at_ms + LIFE_MS) {
+        if is_within(now_ms, failed_at_ms, STALE_PAUSE_MS) {
+            return Ok(Arc::clone(&old.metadata));
+        }
+        if let Ok(fetched) = tokio::time::timeout(PATIENCE, self.refresh(http, expected, now_ms)).await {
+            return Ok(fetched.unwrap_or_else(|_| Arc::clone(&old.metadata)));
+        }
+        self.last_good.failed_at_ms.store(now_ms, Ordering::Relaxed);
+        Ok(Arc::clone(&old.metadata))
+    }
+
+    /// One fetch, unless somebody else fetched, or failed to, while we waited for our turn.
+    async fn refresh(
+        &self,
+        http: &Arc<Http>,
+        expected: Expectation<'_>,
+        now_ms: i64,
+    ) -> Result<Arc<Metadata>, ProviderError> {
+        let failed_before = self.last_good.failed_at_ms.load(Ordering::Relaxed);
+        let _turn = self.fetching.lock().await;
+        if let Some(fresh) =
+            self.last_good.held.load_full().filter(|held| is_within(now_ms, held.fetched_at_ms, LIFE_MS))
+        {
             return Ok(Arc::clone(&fresh.metadata));
         }
-        let fetched = fetch(http, expected).await;
-        drop(turn);
-        match (fetched, usable) {
-            (Ok(metadata), _) => {
-                let metadata = Arc::new(metadata);
-                self.held
-                    .store(Some(Arc::new(Held { metadata: Arc::clone(&metadata), fetched_at_ms: now_ms })));
-                Ok(metadata)
-            }
-            (Err(e), usable) => {
-                self.failed_at_ms.store(now_ms, Ordering::Relaxed);
-                tracing::warn!(issuer = expected.issuer, error = %e, "provider metadata could not be refreshed");
-                usable.map(|held| Arc::clone(&held.metadata)).ok_or(e)
-            }
+        if self.last_good.failed_at_ms.load(Ordering::Relaxed) != failed_before {
+            return Err(a_moment_ago());
         }
+        // A task of its own: who loses patience does not stop the refresh.
+        let (last_good, http) = (Arc::clone(&self.last_good), Arc::clone(http));
+        let (place, issuer) = (expected.place.to_owned(), expected.issuer.to_owned());
+        let base = expected.internal_base_url.cloned();
+        let task = async move {
+            let expected = Expectation { place: &place, issuer: &issuer, internal_base_url: base.as_ref() };
+            let began = Instant::now();
+            let fetched = fetch(&http, &expected).await.map(Arc::new);
+            match &fetched {
+                Ok(metadata) => {
+                    let held = Held { metadata: Arc::clone(metadata), fetched_at_ms: now_ms };
+                    last_good.held.store(Some(Arc::new(held)));
+                }
+                Err(error) => {
+                    let took_ms = i64::try_from(began.elapsed().as_millis()).unwrap_or_default();
+                    last_good.failed_at_ms.store(now_ms + took_ms, Ordering::Relaxed);
+                    tracing::warn!(issuer, %error, "provider metadata could not be refreshed");
+                }
+            }
+            fetched
+        };
+        let fetched = tokio::spawn(task.in_current_span()).await;
+        fetched
+            .unwrap_or_else(|_| Err(ProviderError::Unavailable("its metadata was not waited for".to_owned())))
     }
+}
+
+/// Whether a span that began at a moment still lasts. A beginning in the future means that the clock was set back: then nothing lasts.
+pub(super) fn is_within(now_ms: i64, began_ms: i64, span_ms: i64) -> bool {
+    (began_ms..began_ms.saturating_add(span_ms)).contains(&now_ms)
+}
+
+fn a_moment_ago() -> ProviderError {
+    ProviderError::Unavailable("its metadata could not be had a moment ago".to_owned())
 }
 
 async fn fetch(http: &Http, expected: &Expectation<'_>) -> Result<Metadata, ProviderError> {
     let base = format!(
         "{}/.well-known/openid-configuration",
-        expected.issuer.strip_suffix('/').unwrap_or(expected.issuer)
+        expected.place.strip_suffix('/').unwrap_or(expected.place)
     );
     let url =
         Url::parse(&base).map_err(|_| ProviderError::Misconfigured("the issuer is not a URL".to_owned()))?;
     let url = expected.internal_base_url.map_or_else(|| url.clone(), |base| moved(&url, base));
-    let answer = http.get(&url, None).await?;
+    let answer = http.get(&url, None).await.map_err(ProviderError::into_outage)?;
     if answer.status != 200 {
         return Err(ProviderError::Unavailable(format!("its metadata answered {}", answer.status)));
     }
@@ -235,7 +287,7 @@ mod tests {
     }
 
     fn read(text: &str, issuer: &str) -> Result<Metadata, String> {
-        Metadata::read(text.as_bytes(), &Expectation { issuer, internal_base_url: None })
+        Metadata::read(text.as_bytes(), &Expectation { place: issuer, issuer, internal_base_url: None })
     }
 
     #[test]
@@ -290,7 +342,11 @@ mod tests {
     #[test]
     fn back_end_calls_move_to_the_internal_host_and_browser_calls_do_not() {
         let base = Url::parse("http://keycloak.internal:8080").unwrap();
-        let expected = Expectation { issuer: "https://id.example", internal_base_url: Some(&base) };
+        let expected = Expectation {
+            place: "https://id.example",
+            issuer: "https://id.example",
+            internal_base_url: Some(&base),
+        };
         let metadata = Metadata::read(document("https://id.example", "").as_bytes(), &expected).unwrap();
         assert_eq!(metadata.token_endpoint.as_str(), "http://keycloak.internal:8080/t");
         assert_eq!(metadata.authorization_endpoint.as_str(), "https://id.example/a");
@@ -299,7 +355,7 @@ mod tests {
     proptest::proptest! {
         #[test]
         fn sc_03_no_bytes_make_the_metadata_reader_panic(bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..200), url in "\\PC{0,40}") {
-            let expected = Expectation { issuer: "https://id.example", internal_base_url: None };
+            let expected = Expectation { place: "https://id.example", issuer: "https://id.example", internal_base_url: None };
             let _ = Metadata::read(&bytes, &expected);
             let text = serde_json::json!({"issuer": "https://id.example", "token_endpoint": url, "authorization_endpoint": url, "jwks_uri": url}).to_string();
             let _ = Metadata::read(text.as_bytes(), &expected);

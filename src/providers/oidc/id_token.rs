@@ -51,21 +51,22 @@ pub fn check(
     let issued_at_ms = check_times(claims, expected)?;
     check_nonce(claims, expected.attempt)?;
     let subject = match claims.get("sub") {
-        Some(Value::String(sub))
-            if !sub.is_empty() && sub.len() <= SUBJECT_MAX && !sub.chars().any(char::is_control) =>
-        {
-            sub.clone()
-        }
+        Some(Value::String(sub)) if is_short_text(sub) => sub.clone(),
         _ => return refuse("id_token_sub", "missing, empty, too long or not a string"),
     };
     let sid = match claims.get("sid") {
         None | Some(Value::Null) => None,
-        Some(Value::String(sid)) if !sid.is_empty() && sid.len() <= SUBJECT_MAX => Some(sid.clone()),
+        Some(Value::String(sid)) if is_short_text(sid) => Some(sid.clone()),
         Some(_) => return refuse("id_token_sid", "not a short string"),
     };
     let auth_time_ms = check_auth_time(claims, expected)?;
     let acr = check_acr(claims, expected.attempt)?;
     Ok(Verified { subject, issuer, sid, auth_time_ms, acr, issued_at_ms })
+}
+
+/// Not empty, not long, and without characters that a database or a log would choke on.
+fn is_short_text(text: &str) -> bool {
+    !text.is_empty() && text.len() <= SUBJECT_MAX && !text.chars().any(char::is_control)
 }
 
 fn check_issuer(claims: &Map<String, Value>, config: &config::Provider) -> Result<String, ProviderError> {
@@ -160,6 +161,9 @@ fn check_auth_time(
     expected: &Expected<'_>,
 ) -> Result<Option<i64>, ProviderError> {
     let auth_time = time_ms(claims, "auth_time")?;
+    if auth_time.is_some_and(|at| at > expected.now_ms.saturating_add(expected.config.clock_skew_ms)) {
+        return refuse("id_token_auth_time", "from the future");
+    }
     let Some(seconds) = expected.attempt.max_age else { return Ok(auth_time) };
     let max_age_ms = i64::try_from(seconds).unwrap_or(i64::MAX).saturating_mul(1000);
     let oldest = expected
@@ -174,7 +178,7 @@ fn check_auth_time(
 }
 
 fn check_acr(claims: &Map<String, Value>, attempt: &LoginAttempt) -> Result<Option<String>, ProviderError> {
-    let acr = claims.get("acr").and_then(Value::as_str).filter(|acr| acr.len() <= 255).map(str::to_owned);
+    let acr = claims.get("acr").and_then(Value::as_str).filter(|acr| is_short_text(acr)).map(str::to_owned);
     let wanted = &attempt.acr_values;
     if wanted.is_empty() || acr.as_ref().is_some_and(|acr| wanted.contains(acr)) {
         return Ok(acr);

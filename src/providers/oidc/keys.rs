@@ -1,6 +1,8 @@
 //! A provider's public keys: which of them count, how long they are believed, and how often a stranger may make us fetch.
 
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
 use aws_lc_rs::signature::RsaPublicKeyComponents;
@@ -8,8 +10,10 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use openidconnect::core::CoreJsonWebKey;
 use serde_json::{Map, Value};
+use tracing::Instrument as _;
 use url::Url;
 
+use super::discovery::is_within;
 use super::jws::{Jws, SignatureFault};
 use super::strict;
 use crate::providers::ProviderError;
@@ -23,6 +27,8 @@ const LIFE_MIN_MS: i64 = 5 * 60 * 1000;
 const LIFE_MAX_MS: i64 = 24 * 60 * 60 * 1000;
 /// After a failed refresh the old keys serve on, and the provider is left alone for this long.
 const PAUSE_MS: i64 = 60 * 1000;
+/// How long somebody who could go on with the old keys waits for new ones.
+const PATIENCE: Duration = Duration::from_secs(1);
 /// How long keys are believed that can no longer be refreshed.
 const STALE_MAX_MS: i64 = 24 * 60 * 60 * 1000;
 
@@ -153,21 +159,26 @@ impl Budget {
     }
 }
 
+/// The last good keys, and when a fetch failed since.
+struct LastGood {
+    held: ArcSwapOption<Held>,
+    failed_at_ms: AtomicI64,
+}
+
 /// The keys of one provider, fetched when needed and shared by all logins.
 pub(super) struct Keys {
-    held: ArcSwapOption<Held>,
+    last_good: Arc<LastGood>,
     /// One fetch at a time; who waited finds the result of who went.
     fetching: tokio::sync::Mutex<()>,
-    failed_at_ms: std::sync::atomic::AtomicI64,
     budget: Mutex<Budget>,
 }
 
 impl Keys {
     pub fn new() -> Self {
+        let last_good = LastGood { held: ArcSwapOption::empty(), failed_at_ms: AtomicI64::new(i64::MIN / 2) };
         Self {
-            held: ArcSwapOption::empty(),
+            last_good: Arc::new(last_good),
             fetching: tokio::sync::Mutex::new(()),
-            failed_at_ms: std::sync::atomic::AtomicI64::new(i64::MIN / 2),
             budget: Mutex::new(Budget { left: Budget::FULL, counted_at_ms: 0 }),
         }
     }
@@ -180,10 +191,11 @@ impl Keys {
         let held = self.current(from).await?;
         match jws.verify(&held.keys) {
             Ok(key) => return Ok(key.clone()),
-            Err(SignatureFault::Bad) => {
+            Err(SignatureFault::Bad) if jws.kid.is_some() => {
                 return Err(ProviderError::protocol("token_signature", "the signature does not fit the key"));
             }
-            Err(SignatureFault::NoKey) => {}
+            // Without a key id, a new key shows only by signatures that no longer fit the old one.
+            Err(SignatureFault::NoKey | SignatureFault::Bad) => {}
         }
         let held = self.fetch_for_unknown_key(&held, from).await?;
         match jws.verify(&held.keys) {
@@ -210,25 +222,24 @@ impl Keys {
         self.budget.lock().unwrap_or_else(PoisonError::into_inner).left = Budget::FULL;
     }
 
-    /// Keys that are young enough, fetched if need be; older ones serve on while a refresh fails.
+    /// Keys that are young enough, fetched if need be; older ones serve on while a refresh fails or takes long.
     async fn current(&self, from: Source<'_>) -> Result<Arc<Held>, ProviderError> {
-        let young = |held: &Held| from.now_ms < held.fetched_at_ms + held.life_ms;
-        let held = self.held.load_full();
-        if let Some(held) = held.as_ref().filter(|held| young(held)) {
-            return Ok(Arc::clone(held));
-        }
-        let paused = from.now_ms < self.failed_at_ms.load(std::sync::atomic::Ordering::Relaxed) + PAUSE_MS;
+        let held = self.last_good.held.load_full();
         if let Some(held) =
-            held.as_ref().filter(|held| paused && from.now_ms < held.fetched_at_ms + STALE_MAX_MS)
+            held.as_ref().filter(|held| is_within(from.now_ms, held.fetched_at_ms, held.life_ms))
         {
             return Ok(Arc::clone(held));
         }
-        let fetched = self.fetch(held.as_ref(), from).await;
-        match (fetched, held) {
-            (Ok(fresh), _) => Ok(fresh),
-            (Err(_), Some(old)) if from.now_ms < old.fetched_at_ms + STALE_MAX_MS => Ok(old),
-            (Err(e), _) => Err(e),
+        let usable = held.as_ref().filter(|held| is_within(from.now_ms, held.fetched_at_ms, STALE_MAX_MS));
+        let Some(old) = usable else { return self.fetch(held.as_ref(), from).await };
+        if is_within(from.now_ms, self.last_good.failed_at_ms.load(Ordering::Relaxed), PAUSE_MS) {
+            return Ok(Arc::clone(old));
         }
+        if let Ok(fetched) = tokio::time::timeout(PATIENCE, self.fetch(Some(old), from)).await {
+            return Ok(fetched.unwrap_or_else(|_| Arc::clone(old)));
+        }
+        self.last_good.failed_at_ms.store(from.now_ms, Ordering::Relaxed);
+        Ok(Arc::clone(old))
     }
 
     async fn fetch_for_unknown_key(
@@ -236,51 +247,68 @@ impl Keys {
         seen: &Arc<Held>,
         from: Source<'_>,
     ) -> Result<Arc<Held>, ProviderError> {
-        let newer = self.held.load_full().filter(|held| !Arc::ptr_eq(held, seen));
-        if let Some(newer) = newer {
-            return Ok(newer);
-        }
-        if !self.budget.lock().unwrap_or_else(PoisonError::into_inner).take(from.now_ms) {
-            return Err(ProviderError::protocol(
-                "token_key",
-                "unknown key id, and too many were unknown before",
-            ));
-        }
-        self.fetch(Some(seen), from).await
+        self.fetch_once(Some(seen), from, || {
+            // Asked only by who really goes: the others of one key change share its fetch and its price.
+            self.budget.lock().unwrap_or_else(PoisonError::into_inner).take(from.now_ms)
+        })
+        .await
     }
 
-    /// One fetch, unless somebody else fetched while we waited for our turn.
     async fn fetch(&self, seen: Option<&Arc<Held>>, from: Source<'_>) -> Result<Arc<Held>, ProviderError> {
+        self.fetch_once(seen, from, || true).await
+    }
+
+    /// One fetch, unless somebody else fetched, or failed to, while we waited for our turn.
+    async fn fetch_once(
+        &self,
+        seen: Option<&Arc<Held>>,
+        from: Source<'_>,
+        may_go: impl FnOnce() -> bool + Send,
+    ) -> Result<Arc<Held>, ProviderError> {
+        let failed_before = self.last_good.failed_at_ms.load(Ordering::Relaxed);
         let _turn = self.fetching.lock().await;
-        let now_held = self.held.load_full();
+        let now_held = self.last_good.held.load_full();
         if let Some(held) = now_held.filter(|held| seen.is_none_or(|seen| !Arc::ptr_eq(held, seen))) {
             return Ok(held);
         }
-        let fetched = fetch_set(from).await;
-        match fetched {
-            Ok(held) => {
-                let held = Arc::new(held);
-                self.held.store(Some(Arc::clone(&held)));
-                Ok(held)
-            }
-            Err(e) => {
-                self.failed_at_ms.store(from.now_ms, std::sync::atomic::Ordering::Relaxed);
-                Err(e)
-            }
+        if self.last_good.failed_at_ms.load(Ordering::Relaxed) != failed_before {
+            return Err(ProviderError::Unavailable("its keys could not be had a moment ago".to_owned()));
         }
+        if !may_go() {
+            let why = "unknown key id, and too many were unknown before";
+            return Err(ProviderError::protocol("token_key", why));
+        }
+        // A task of its own: who loses patience does not stop the refresh.
+        let (last_good, http, jwks_uri) =
+            (Arc::clone(&self.last_good), Arc::clone(from.http), from.jwks_uri.clone());
+        let fetch = async move {
+            let began = Instant::now();
+            let fetched = fetch_set(&http, &jwks_uri, from.now_ms).await.map(Arc::new);
+            match &fetched {
+                Ok(held) => last_good.held.store(Some(Arc::clone(held))),
+                Err(error) => {
+                    let took_ms = i64::try_from(began.elapsed().as_millis()).unwrap_or_default();
+                    last_good.failed_at_ms.store(from.now_ms + took_ms, Ordering::Relaxed);
+                    tracing::warn!(%error, "the provider's keys could not be refreshed");
+                }
+            }
+            fetched
+        };
+        let fetched = tokio::spawn(fetch.in_current_span()).await;
+        fetched.unwrap_or_else(|_| Err(ProviderError::Unavailable("its keys were not waited for".to_owned())))
     }
 }
 
 /// Where keys come from, and when.
 #[derive(Clone, Copy)]
 pub struct Source<'s> {
-    pub http: &'s Http,
+    pub http: &'s Arc<Http>,
     pub jwks_uri: &'s Url,
     pub now_ms: i64,
 }
 
-async fn fetch_set(from: Source<'_>) -> Result<Held, ProviderError> {
-    let answer = from.http.get(from.jwks_uri, None).await?;
+async fn fetch_set(http: &Http, jwks_uri: &Url, now_ms: i64) -> Result<Held, ProviderError> {
+    let answer = http.get(jwks_uri, None).await.map_err(ProviderError::into_outage)?;
     if answer.status != 200 {
         return Err(ProviderError::Unavailable(format!("the key set answered {}", answer.status)));
     }
@@ -291,7 +319,7 @@ async fn fetch_set(from: Source<'_>) -> Result<Held, ProviderError> {
         .and_then(|s| i64::try_from(s).ok())
         .map_or(LIFE_DEFAULT_MS, |s| s.saturating_mul(1000))
         .clamp(LIFE_MIN_MS, LIFE_MAX_MS);
-    Ok(Held { keys, fetched_at_ms: from.now_ms, life_ms })
+    Ok(Held { keys, fetched_at_ms: now_ms, life_ms })
 }
 
 #[cfg(test)]

@@ -34,14 +34,27 @@ use super::{Provider, ProviderError};
 use crate::config::{self, ProviderKind, RequireIss, ResponseMode, When};
 use crate::domain::{Callback, Clock, Grant, LoginAttempt, LoginRequest, Prompt, Random, Tokens};
 
+/// What was learned of a provider; it outlives a reload, so that a provider in trouble is not forgotten just then.
+pub struct Memory {
+    discovery: Discovery,
+    keys: Keys,
+}
+
+impl Memory {
+    /// Nothing learned yet.
+    #[must_use]
+    pub fn new() -> Arc<Self> {
+        Arc::new(Self { discovery: Discovery::new(), keys: Keys::new() })
+    }
+}
+
 /// One OpenID provider.
 pub struct Oidc {
     config: config::Provider,
-    http: Http,
+    http: Arc<Http>,
     clock: Arc<dyn Clock>,
     random: Arc<dyn Random>,
-    discovery: Discovery,
-    keys: Keys,
+    memory: Arc<Memory>,
     proof: ClientProof,
 }
 
@@ -52,6 +65,7 @@ impl Oidc {
         config: config::Provider,
         clock: Arc<dyn Clock>,
         random: Arc<dyn Random>,
+        memory: Arc<Memory>,
     ) -> Result<Self, String> {
         let issuer_host = Url::parse(&config.issuer)
             .ok()
@@ -62,15 +76,19 @@ impl Oidc {
             None if config.kind == ProviderKind::Dev => Trust::Nobody,
             None => Trust::System,
         };
-        let http = Http::new(&issuer_host, &trust)?;
+        let http = Arc::new(Http::new(&issuer_host, &trust)?);
         let proof = ClientProof::new(&config)?;
-        Ok(Self { config, http, clock, random, discovery: Discovery::new(), keys: Keys::new(), proof })
+        Ok(Self { config, http, clock, random, memory, proof })
     }
 
     async fn metadata(&self) -> Result<Arc<Metadata>, ProviderError> {
         let issuer = self.config.issuer_template.as_deref().unwrap_or(&self.config.issuer);
-        let expected = Expectation { issuer, internal_base_url: self.config.internal_base_url.as_ref() };
-        self.discovery.current(&self.http, &expected, self.clock.now_ms()).await
+        let expected = Expectation {
+            place: &self.config.issuer,
+            issuer,
+            internal_base_url: self.config.internal_base_url.as_ref(),
+        };
+        self.memory.discovery.current(&self.http, expected, self.clock.now_ms()).await
     }
 
     fn call<'c>(&'c self, metadata: &'c Metadata, url: &'c Url) -> Call<'c> {
@@ -243,7 +261,7 @@ impl Oidc {
                 return Err(ProviderError::protocol("id_token_at_hash", "it speaks of another access token"));
             }
         }
-        self.keys.forgive();
+        self.memory.keys.forgive();
         Ok((verified, jws.claims))
     }
 
@@ -257,7 +275,8 @@ impl Oidc {
         if !self.config.id_token_algs.contains(&jws.alg) || !announced {
             return Err(ProviderError::protocol("token_alg", "an algorithm that is not allowed"));
         }
-        self.keys
+        self.memory
+            .keys
             .verify(
                 jws,
                 Source { http: &self.http, jwks_uri: &metadata.jwks_uri, now_ms: self.clock.now_ms() },
@@ -290,8 +309,8 @@ impl Oidc {
             .and_then(|a| token_call::read_object(&a, "userinfo").map(|o| (a.status, o)))
         {
             Ok(answer) => answer,
-            // A provider in trouble does not keep people out for want of a display name.
-            Err(ProviderError::Unavailable(why)) => {
+            // Without the claims that were needed, a login would wipe what is stored of the person; then it had better wait.
+            Err(ProviderError::Unavailable(why)) if self.has_needed_claims(claims) => {
                 tracing::warn!(
                     provider = self.config.id,
                     why,
@@ -299,6 +318,7 @@ impl Oidc {
                 );
                 return Ok(());
             }
+            Err(ProviderError::Unavailable(why)) => return Err(ProviderError::Unavailable(why)),
             Err(_) => return Err(ProviderError::protocol("userinfo", "refused or unreadable")),
         };
         let (200, more) = answer else {
@@ -449,6 +469,26 @@ impl Provider for Oidc {
         Some(url)
     }
 
+    fn memory(&self) -> Arc<Memory> {
+        Arc::clone(&self.memory)
+    }
+
+    fn form_targets(&self) -> Vec<url::Origin> {
+        let issuer = Url::parse(&self.config.issuer).ok();
+        let metadata = self.memory.discovery.at_hand();
+        let known = metadata
+            .iter()
+            .flat_map(|m| [Some(&m.authorization_endpoint), m.end_session_endpoint.as_ref()])
+            .flatten();
+        issuer.iter().chain(known).map(Url::origin).collect()
+    }
+
+    async fn clock_offset_ms(&self) -> Result<Option<i64>, ProviderError> {
+        let metadata = self.metadata().await?;
+        let answer = self.http.get(&metadata.jwks_uri, None).await?;
+        Ok(answer.date_ms.map(|theirs| theirs - self.clock.now_ms()))
+    }
+
     async fn probe(&self) -> Result<(), ProviderError> {
         let metadata = self.metadata().await?;
         let common = metadata.id_token_algs.is_empty()
@@ -458,7 +498,8 @@ impl Provider for Oidc {
                 "no ID token algorithm is allowed by both sides".to_owned(),
             ));
         }
-        self.keys
+        self.memory
+            .keys
             .warm(Source { http: &self.http, jwks_uri: &metadata.jwks_uri, now_ms: self.clock.now_ms() })
             .await
     }

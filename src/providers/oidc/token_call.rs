@@ -16,6 +16,7 @@ use crate::providers::http::{Answer, Http};
 /// What an access token's life is taken for when the provider does not say (RFC 6749 5.1 only recommends `expires_in`).
 const LIFE_DEFAULT_S: i64 = 300;
 const LIFE_MAX_S: i64 = 24 * 60 * 60;
+const SCOPE_MAX: usize = 4096;
 
 /// How the client proves itself; made once per provider.
 pub struct ClientProof {
@@ -137,8 +138,13 @@ pub fn read_tokens(answer: &Answer, now_ms: i64) -> Result<Tokens, ProviderError
             seconds(body.get("expires_in")).unwrap_or(LIFE_DEFAULT_S).clamp(0, LIFE_MAX_S),
         )),
         refresh_expires_at_ms: refresh_life_s.map(after),
-        scope: text("scope").map(str::to_owned),
+        scope: text("scope").filter(|scope| is_scope(scope)).map(str::to_owned),
     })
+}
+
+/// A list of scopes as RFC 6749 3.3 spells it, and no longer than anybody's.
+fn is_scope(text: &str) -> bool {
+    text.len() <= SCOPE_MAX && text.bytes().all(|b| (0x20..0x7f).contains(&b))
 }
 
 /// The body as an object, after what its `error` member or status says: some providers send errors with 200, some without JSON.
@@ -207,7 +213,13 @@ mod tests {
     use super::*;
 
     fn answer(status: u16, content_type: &str, body: &str) -> Answer {
-        Answer { status, content_type: content_type.into(), max_age_s: None, body: body.into() }
+        Answer {
+            status,
+            content_type: content_type.into(),
+            max_age_s: None,
+            date_ms: None,
+            body: body.into(),
+        }
     }
 
     fn life(expires_in: &str) -> Option<i64> {
@@ -258,7 +270,7 @@ mod tests {
     proptest::proptest! {
         #[test]
         fn sc_03_no_bytes_make_the_token_answer_reader_panic(body in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..200), expires in "-?[0-9eE.+]{0,12}") {
-            let _ = read_tokens(&Answer { status: 200, content_type: "application/json".into(), max_age_s: None, body }, 0);
+            let _ = read_tokens(&Answer { status: 200, content_type: "application/json".into(), max_age_s: None, date_ms: None, body }, 0);
             let _ = read_tokens(&answer(200, "application/json", &format!(r#"{{"access_token":"a","token_type":"Bearer","expires_in":{expires}}}"#)), i64::MAX);
         }
     }

@@ -123,7 +123,7 @@ async fn launch() -> Result<Keycloak, String> {
         // A proper shutdown takes two seconds, for data that nobody will read.
         signal: "KILL",
     })?;
-    let failures = ["ERROR", "not found", "Error occurred"];
+    let failures = ["Failed to start server", "not found", "Error occurred"];
     let mark = "Listening on: ";
     let marks = [&[mark], failures.as_slice()].concat();
     let line = process.line(&marks, 0, START_WITHIN).await?;

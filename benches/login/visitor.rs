@@ -32,7 +32,9 @@ pub async fn sign_in(http: &Client, door: &Url, person: &str) -> Outcome<()> {
     let callback = answered.location.filter(|url| url.origin() == door.origin());
     let callback = callback.ok_or("the provider did not lead back")?;
     let finished = navigate(http, callback, &begun.cookies).await?;
-    let page = finished.location.ok_or("the callback did not lead on")?;
+    let Some(page) = finished.location else {
+        return Err(format!("the callback answered {} {}", finished.status, finished.body).into());
+    };
     let page = navigate(http, page, &finished.cookies).await?;
     if page.status != StatusCode::OK || !page.body.contains(person) {
         return Err(format!("the page answered {} without {person}", page.status).into());

@@ -17,6 +17,9 @@ use crate::telemetry;
 
 const CONNECT: Duration = Duration::from_secs(3);
 const WHOLE: Duration = Duration::from_secs(10);
+/// How long an unused connection is kept: less than any common server keeps it (Node: 5 s). A code that is sent just while
+/// the provider hangs up is lost, for it must not be sent twice.
+const KEPT: Duration = Duration::from_secs(4);
 /// More than any honest metadata, key set or token answer; the memory one call can cost.
 pub const ANSWER_MAX: usize = 1024 * 1024;
 /// Calls to one provider at a time; the next wait, so that a hanging provider cannot take every worker (security.md OB-05).
@@ -74,6 +77,7 @@ impl Http {
         let mut builder = reqwest::Client::builder()
             .connect_timeout(CONNECT)
             .timeout(WHOLE)
+            .pool_idle_timeout(KEPT)
             .redirect(reqwest::redirect::Policy::none())
             .no_proxy()
             .referer(false)

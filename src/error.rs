@@ -1,6 +1,6 @@
 //! Everything that can go wrong, ordered by who can mend it; without HTTP. `web::problem` alone knows status and code.
 
-use crate::domain::Denial;
+use crate::domain::{Denial, FieldFault};
 use crate::providers::ProviderError;
 use crate::store::{StoreError, users::ApplyError};
 
@@ -17,6 +17,23 @@ pub enum Error {
     LoginFailed(&'static str),
     #[error("not signed in")]
     NotSignedIn,
+    /// No such person, or not this password.
+    #[error("wrong credentials")]
+    InvalidCredentials,
+    /// An API client's session is over, or never was.
+    #[error("the session has ended")]
+    SessionEnded,
+    /// A refresh token that was replaced some time ago: somebody else may hold a copy.
+    #[error("a refresh token was used again")]
+    RefreshTokenReused,
+    #[error("{} of the fields cannot be taken", .0.len())]
+    InvalidFields(Vec<FieldFault>),
+    #[error("the password does not fit the policy")]
+    PasswordPolicy(Vec<FieldFault>),
+    #[error("that name or address is taken")]
+    Taken,
+    #[error("too many attempts")]
+    TooMany { retry_after_s: u32 },
     #[error("signed in, and not allowed")]
     NotAllowed,
     #[error("the request may come from another site")]
@@ -55,6 +72,8 @@ pub enum Error {
     UpstreamDown(String),
 
     // Ours to mend.
+    #[error("too much is going on: {0}")]
+    Overloaded(&'static str),
     #[error("the database is not available: {0}")]
     DatabaseDown(String),
     #[error("internal: {0}")]
@@ -72,11 +91,17 @@ impl Error {
             Self::LoginExpired => "login_expired",
             Self::LoginFailed(reason) => reason,
             Self::NotSignedIn => "not_signed_in",
+            Self::InvalidCredentials => "invalid_credentials",
+            Self::SessionEnded => "session_ended",
+            Self::RefreshTokenReused => "refresh_token_reused",
+            Self::InvalidFields(_) => "invalid_fields",
+            Self::PasswordPolicy(_) => "password_policy",
+            Self::Taken => "taken",
+            Self::TooMany { .. } => "too_many",
+            Self::Overloaded(_) => "overloaded",
             Self::NotAllowed => "not_allowed",
             Self::Csrf => "csrf",
-            Self::Denied(Denial::AccountDisabled) => "account_disabled",
-            Self::Denied(Denial::AccountSuspended) => "account_suspended",
-            Self::Denied(Denial::NoAppAccess) => "no_app_access",
+            Self::Denied(denial) => denial.code(),
             Self::LoginCancelled => "login_cancelled",
             Self::NotFound => "not_found",
             Self::NotOffered => "not_offered",
@@ -117,6 +142,10 @@ impl From<ProviderError> for Error {
         match error {
             ProviderError::Revoked => Self::LoginFailed("code_refused"),
             ProviderError::Denied(denial) => Self::Denied(denial),
+            ProviderError::WrongCredentials => Self::InvalidCredentials,
+            ProviderError::Taken => Self::Taken,
+            ProviderError::Rejected(faults) => Self::InvalidFields(faults),
+            ProviderError::PasswordPolicy(faults) => Self::PasswordPolicy(faults),
             ProviderError::Cancelled => Self::LoginCancelled,
             ProviderError::InteractionNeeded => Self::NotSignedIn,
             ProviderError::ClaimMissing(_) => Self::NotAllowed,

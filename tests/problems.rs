@@ -13,11 +13,23 @@ fn every_error() -> Vec<Error> {
         Error::LoginExpired,
         Error::LoginFailed("any_reason"),
         Error::NotSignedIn,
+        Error::InvalidCredentials,
+        Error::SessionEnded,
+        Error::RefreshTokenReused,
+        Error::InvalidFields(Vec::new()),
+        Error::PasswordPolicy(Vec::new()),
+        Error::Taken,
+        Error::TooMany { retry_after_s: 7 },
+        Error::Overloaded("canary"),
         Error::NotAllowed,
         Error::Csrf,
         Error::Denied(Denial::AccountDisabled),
         Error::Denied(Denial::AccountSuspended),
         Error::Denied(Denial::NoAppAccess),
+        Error::Denied(Denial::AccountActionRequired),
+        Error::Denied(Denial::EmailVerificationRequired),
+        Error::Denied(Denial::MfaRequired),
+        Error::Denied(Denial::OrganizationSelectionRequired),
         Error::LoginCancelled,
         Error::NotFound,
         Error::NotOffered,
@@ -41,9 +53,25 @@ fn every_error() -> Vec<Error> {
             | Error::LoginExpired
             | Error::LoginFailed(_)
             | Error::NotSignedIn
+            | Error::InvalidCredentials
+            | Error::SessionEnded
+            | Error::RefreshTokenReused
+            | Error::InvalidFields(_)
+            | Error::PasswordPolicy(_)
+            | Error::Taken
+            | Error::TooMany { .. }
+            | Error::Overloaded(_)
             | Error::NotAllowed
             | Error::Csrf
-            | Error::Denied(Denial::AccountDisabled | Denial::AccountSuspended | Denial::NoAppAccess)
+            | Error::Denied(
+                Denial::AccountDisabled
+                | Denial::AccountSuspended
+                | Denial::NoAppAccess
+                | Denial::AccountActionRequired
+                | Denial::EmailVerificationRequired
+                | Denial::MfaRequired
+                | Denial::OrganizationSelectionRequired,
+            )
             | Error::LoginCancelled
             | Error::NotFound
             | Error::NotOffered

@@ -37,6 +37,30 @@ pub enum Denial {
     AccountSuspended,
     /// The user has no access to this app.
     NoAppAccess,
+    /// The provider wants something done first (a new password, a missing name) that only its own pages can ask for.
+    AccountActionRequired,
+    /// The address must be confirmed at the provider first.
+    EmailVerificationRequired,
+    /// A second factor is due, for which only the provider's own pages can ask.
+    MfaRequired,
+    /// The person belongs to several organisations and must say for which one they come.
+    OrganizationSelectionRequired,
+}
+
+impl Denial {
+    /// The machine-readable word for it.
+    #[must_use]
+    pub fn code(self) -> &'static str {
+        match self {
+            Self::AccountDisabled => "account_disabled",
+            Self::AccountSuspended => "account_suspended",
+            Self::NoAppAccess => "no_app_access",
+            Self::AccountActionRequired => "account_action_required",
+            Self::EmailVerificationRequired => "email_verification_required",
+            Self::MfaRequired => "mfa_required",
+            Self::OrganizationSelectionRequired => "organization_selection_required",
+        }
+    }
 }
 
 /// One row of `users`. Identity is (`provider`, `issuer`, `subject`); e-mail is an attribute and never links accounts.

@@ -16,7 +16,7 @@ use secrecy::SecretString;
 use url::Url;
 
 use crate::config;
-use crate::domain::{Callback, Clock, Denial, Grant, LoginAttempt, LoginRequest, Random};
+use crate::domain::{Callback, Clock, Denial, FieldFault, Grant, LoginAttempt, LoginRequest, Random};
 
 /// What a provider did not give us. Flows decide on the variant, never on text; the texts are for logs and never hold a secret.
 #[derive(Debug, thiserror::Error)]
@@ -27,6 +27,18 @@ pub enum ProviderError {
     /// The person proved who they are, and may not pass.
     #[error("the provider keeps this person out: {0:?}")]
     Denied(Denial),
+    /// No such person, or not this password; nobody learns which (security.md PW-02).
+    #[error("the provider does not accept these credentials")]
+    WrongCredentials,
+    /// Somebody else has this name or address at the provider. It is never followed by a delete (security.md RG-03).
+    #[error("the provider knows somebody of that name or address")]
+    Taken,
+    /// Fields that the provider does not accept.
+    #[error("the provider does not accept {} of the fields", .0.len())]
+    Rejected(Vec<FieldFault>),
+    /// The provider's password policy; the sentence is the provider's own, cut and filtered.
+    #[error("the password does not fit the provider's policy")]
+    PasswordPolicy(Vec<FieldFault>),
     /// The person turned back at the provider.
     #[error("the login was cancelled at the provider")]
     Cancelled,
@@ -57,6 +69,10 @@ impl ProviderError {
         match self {
             Self::Revoked => "revoked",
             Self::Denied(_) => "denied",
+            Self::WrongCredentials => "wrong_credentials",
+            Self::Taken => "taken",
+            Self::Rejected(_) => "rejected",
+            Self::PasswordPolicy(_) => "password_policy",
             Self::Cancelled => "cancelled",
             Self::InteractionNeeded => "interaction_needed",
             Self::BeginAgain => "begin_again",
@@ -80,28 +96,44 @@ impl ProviderError {
     }
 }
 
-/// An identity provider as the flows see it.
+/// An identity provider as the flows see it. What a vendor does like any other is said here once, by way of the [`oidc::Oidc`] that each has;
+/// its own file holds only what differs.
 #[async_trait]
 pub trait Provider: Send + Sync {
+    /// The OpenID Connect core of this provider.
+    fn oidc(&self) -> &oidc::Oidc;
+
     /// What the operator wrote about it.
-    fn config(&self) -> &config::Provider;
+    fn config(&self) -> &config::Provider {
+        self.oidc().config()
+    }
 
     /// Where to send the browser for this attempt; pushed to the provider first where PAR is configured (RFC 9126).
     async fn authorize_url(
         &self,
         attempt: &LoginAttempt,
         request: &LoginRequest,
-    ) -> Result<Url, ProviderError>;
+    ) -> Result<Url, ProviderError> {
+        self.oidc().authorize(attempt, request).await
+    }
 
     /// Whether the answer really comes from the attempt's issuer (RFC 9207), and what an `error` in it means.
     /// Called before anything is spent.
-    async fn accept(&self, callback: &Callback, attempt: &LoginAttempt) -> Result<(), ProviderError>;
+    async fn accept(&self, callback: &Callback, attempt: &LoginAttempt) -> Result<(), ProviderError> {
+        self.oidc().check_issuer(callback, attempt).await?;
+        oidc::Oidc::check_error(callback, attempt)
+    }
 
     /// Spends the code, once, and verifies everything that comes back.
-    async fn exchange(&self, callback: &Callback, attempt: &LoginAttempt) -> Result<Grant, ProviderError>;
+    async fn exchange(&self, callback: &Callback, attempt: &LoginAttempt) -> Result<Grant, ProviderError> {
+        let redeemed = self.oidc().redeem(callback, attempt).await?;
+        self.oidc().grant(redeemed)
+    }
 
     /// Withdraws a token at the provider (RFC 7009); best effort.
-    async fn revoke(&self, token: &SecretString) -> Result<(), ProviderError>;
+    async fn revoke(&self, token: &SecretString) -> Result<(), ProviderError> {
+        self.oidc().revoke(token).await
+    }
 
     /// Where the browser ends the provider's own session (RP-Initiated Logout 2), if the provider has such a place.
     async fn end_session_url(
@@ -109,19 +141,29 @@ pub trait Provider: Send + Sync {
         id_token: Option<&SecretString>,
         back_to: &Url,
         state: &str,
-    ) -> Option<Url>;
+    ) -> Option<Url> {
+        self.oidc().end_session_url(id_token, back_to, state).await
+    }
 
     /// What was learned of the provider, for its successor after a reload.
-    fn memory(&self) -> Arc<oidc::Memory>;
+    fn memory(&self) -> Arc<oidc::Memory> {
+        self.oidc().memory()
+    }
 
     /// Origins that a form of ours may lead to by a redirect: browsers apply `form-action` to those too.
-    fn form_targets(&self) -> Vec<url::Origin>;
+    fn form_targets(&self) -> Vec<url::Origin> {
+        self.oidc().form_targets()
+    }
 
     /// How far the provider's clock is ahead of ours, if its answers carry a date (to the second).
-    async fn clock_offset_ms(&self) -> Result<Option<i64>, ProviderError>;
+    async fn clock_offset_ms(&self) -> Result<Option<i64>, ProviderError> {
+        self.oidc().clock_offset_ms().await
+    }
 
     /// Tries what a login would need (metadata and keys), for readiness and `doorward check`.
-    async fn probe(&self) -> Result<(), ProviderError>;
+    async fn probe(&self) -> Result<(), ProviderError> {
+        self.oidc().probe().await
+    }
 }
 
 /// Opens the house of each configured provider.

@@ -5,7 +5,7 @@ use actix_web::http::header::{CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER
 use actix_web::{HttpResponse, ResponseError};
 use serde_json::json;
 
-use crate::domain::Denial;
+use crate::domain::{Denial, FieldFault};
 use crate::error::Error;
 
 /// An error as it leaves the house. The request id joins in the outer layer, where pages are made of it too.
@@ -15,10 +15,15 @@ pub struct Problem {
     pub code: &'static str,
     pub title: &'static str,
     pub detail: &'static str,
+    /// Which fields are at fault, where fields are.
+    pub errors: Vec<FieldFault>,
+    /// Seconds after which trying again makes sense.
+    pub retry_after_s: Option<u32>,
 }
 
 const fn of(status: u16, code: &'static str, title: &'static str, detail: &'static str) -> Problem {
-    Problem { status, code, title, detail }
+    let retry_after_s = if status == 503 { Some(5) } else { None };
+    Problem { status, code, title, detail, errors: Vec::new(), retry_after_s }
 }
 
 impl Problem {
@@ -43,6 +48,58 @@ impl Problem {
                 "The answer of the sign-in service could not be accepted. Sign in again; if it keeps happening, give the request id to whoever runs this site.",
             ),
             Error::NotSignedIn => of(401, "not_signed_in", "You are not signed in", "Sign in to see this."),
+            Error::InvalidCredentials => of(
+                401,
+                "invalid_credentials",
+                "That did not match",
+                "The name and the password do not belong together. Check both and try again.",
+            ),
+            Error::SessionEnded => of(
+                401,
+                "session_ended",
+                "This session is over",
+                "It ended, or never was, or the token is not the one that belongs to it. Sign in again.",
+            ),
+            Error::RefreshTokenReused => of(
+                401,
+                "refresh_token_reused",
+                "This refresh token was used before",
+                "It was replaced some time ago, so somebody else may hold a copy. The session was ended to be safe; sign in again.",
+            ),
+            Error::InvalidFields(faults) => Self {
+                errors: faults.clone(),
+                ..of(
+                    422,
+                    "invalid_fields",
+                    "Some fields need another look",
+                    "Nothing was saved. Each fault is named beside its field.",
+                )
+            },
+            Error::PasswordPolicy(faults) => Self {
+                errors: faults.clone(),
+                ..of(
+                    422,
+                    "password_policy",
+                    "This password cannot be used",
+                    "The sign-in service asks for another kind of password. Nothing was saved.",
+                )
+            },
+            Error::Taken => of(
+                409,
+                "taken",
+                "That name or address is taken",
+                "There is an account with this user name or e-mail address already. Sign in with it, or choose another.",
+            ),
+            Error::TooMany { retry_after_s } => Self {
+                retry_after_s: Some(*retry_after_s),
+                ..of(429, "too_many", "That was too often", "Wait a little and try again; nothing is lost.")
+            },
+            Error::Overloaded(_) => of(
+                503,
+                "overloaded",
+                "This door is crowded",
+                "More is going on than can be served well. Try again in a few seconds.",
+            ),
             Error::NotAllowed => of(
                 403,
                 "not_allowed",
@@ -72,6 +129,30 @@ impl Problem {
                 "no_app_access",
                 "This account has no access here",
                 "You signed in well, and this application is not open to your account. Ask whoever runs it.",
+            ),
+            Error::Denied(Denial::AccountActionRequired) => of(
+                403,
+                "account_action_required",
+                "Your account needs something from you first",
+                "The sign-in service asks for a step that only its own pages can show. Sign in with the browser once.",
+            ),
+            Error::Denied(Denial::EmailVerificationRequired) => of(
+                403,
+                "email_verification_required",
+                "Confirm your e-mail address first",
+                "The sign-in service has sent you a message; follow the link in it and sign in again.",
+            ),
+            Error::Denied(Denial::MfaRequired) => of(
+                403,
+                "mfa_required",
+                "A second step is needed",
+                "This account asks for a second factor, which only the sign-in service's own pages can take. Sign in with the browser.",
+            ),
+            Error::Denied(Denial::OrganizationSelectionRequired) => of(
+                403,
+                "organization_selection_required",
+                "Choose an organisation first",
+                "Your account belongs to several organisations. Sign in with the browser and choose one.",
             ),
             Error::LoginCancelled => of(
                 403,
@@ -185,7 +266,7 @@ impl Problem {
             "detail": self.detail,
             "instance": request_id,
             "code": self.code,
-            "errors": [],
+            "errors": self.errors.iter().map(|fault| json!({ "field": fault.field, "code": fault.code, "detail": fault.detail })).collect::<Vec<_>>(),
         })
         .to_string()
     }
@@ -193,7 +274,7 @@ impl Problem {
     /// Headers that belong to the problem itself.
     pub fn headers(&self) -> impl Iterator<Item = (HeaderName, HeaderValue)> {
         let bearer = (self.status == 401).then(|| (WWW_AUTHENTICATE, HeaderValue::from_static("Bearer")));
-        let later = (self.status == 503).then(|| (RETRY_AFTER, HeaderValue::from_static("5")));
+        let later = self.retry_after_s.map(|seconds| (RETRY_AFTER, HeaderValue::from(seconds)));
         bearer.into_iter().chain(later)
     }
 

@@ -313,13 +313,13 @@ pub(super) struct Redeemed {
     pub claims: Map<String, Value>,
 }
 
-#[async_trait]
-impl Provider for Oidc {
-    fn config(&self) -> &config::Provider {
+/// What every vendor does alike.
+impl Oidc {
+    pub(super) fn config(&self) -> &config::Provider {
         &self.config
     }
 
-    async fn authorize_url(
+    pub(super) async fn authorize(
         &self,
         attempt: &LoginAttempt,
         request: &LoginRequest,
@@ -334,17 +334,7 @@ impl Provider for Oidc {
         if push { self.push(&metadata, &url).await } else { Ok(url) }
     }
 
-    async fn accept(&self, callback: &Callback, attempt: &LoginAttempt) -> Result<(), ProviderError> {
-        self.check_issuer(callback, attempt).await?;
-        Self::check_error(callback, attempt)
-    }
-
-    async fn exchange(&self, callback: &Callback, attempt: &LoginAttempt) -> Result<Grant, ProviderError> {
-        let redeemed = self.redeem(callback, attempt).await?;
-        self.grant(redeemed)
-    }
-
-    async fn revoke(&self, token: &SecretString) -> Result<(), ProviderError> {
+    pub(super) async fn revoke(&self, token: &SecretString) -> Result<(), ProviderError> {
         let metadata = self.metadata().await?;
         let Some(endpoint) = &metadata.revocation_endpoint else { return Ok(()) };
         let form = vec![("token".into(), token.expose_secret().to_owned())];
@@ -356,7 +346,7 @@ impl Provider for Oidc {
         }
     }
 
-    async fn end_session_url(
+    pub(super) async fn end_session_url(
         &self,
         id_token: Option<&SecretString>,
         back_to: &Url,
@@ -376,11 +366,11 @@ impl Provider for Oidc {
         Some(url)
     }
 
-    fn memory(&self) -> Arc<Memory> {
+    pub(super) fn memory(&self) -> Arc<Memory> {
         Arc::clone(&self.memory)
     }
 
-    fn form_targets(&self) -> Vec<url::Origin> {
+    pub(super) fn form_targets(&self) -> Vec<url::Origin> {
         let issuer = Url::parse(&self.config.issuer).ok();
         let metadata = self.memory.discovery.at_hand();
         let known = metadata
@@ -390,13 +380,13 @@ impl Provider for Oidc {
         issuer.iter().chain(known).map(Url::origin).collect()
     }
 
-    async fn clock_offset_ms(&self) -> Result<Option<i64>, ProviderError> {
+    pub(super) async fn clock_offset_ms(&self) -> Result<Option<i64>, ProviderError> {
         let metadata = self.metadata().await?;
         let answer = self.http.get(&metadata.jwks_uri, None).await?;
         Ok(answer.date_ms.map(|theirs| theirs - self.clock.now_ms()))
     }
 
-    async fn probe(&self) -> Result<(), ProviderError> {
+    pub(super) async fn probe(&self) -> Result<(), ProviderError> {
         let metadata = self.metadata().await?;
         let common = metadata.id_token_algs.is_empty()
             || metadata.id_token_algs.iter().any(|alg| self.config.id_token_algs.contains(alg));
@@ -409,5 +399,13 @@ impl Provider for Oidc {
             .keys
             .warm(Source { http: &self.http, jwks_uri: &metadata.jwks_uri, now_ms: self.clock.now_ms() })
             .await
+    }
+}
+
+/// A provider that is nothing but OpenID Connect.
+#[async_trait]
+impl Provider for Oidc {
+    fn oidc(&self) -> &Oidc {
+        self
     }
 }

@@ -125,6 +125,14 @@ impl App {
         }
     }
 
+    /// Counts with these from now on: they are older than the house, and were asked for while it waited for its database.
+    #[must_use]
+    pub fn with_metrics(mut self, metrics: Metrics) -> Self {
+        metrics.know_providers(self.setup().config.providers.iter().map(|p| p.id.as_str()));
+        self.metrics = metrics;
+        self
+    }
+
     /// The set-up in force; a flow takes it once, so that a reload never shows it two halves.
     pub fn setup(&self) -> Arc<Setup> {
         self.setup.load_full()

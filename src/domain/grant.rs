@@ -17,7 +17,7 @@ pub struct Tokens {
 }
 
 /// A verified login: the ID token's word and the tokens beside it.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Grant {
     pub change: Change,
     pub tokens: Tokens,

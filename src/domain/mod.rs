@@ -4,6 +4,7 @@
 //! Never does: I/O, `async`, reading a clock or drawing random bytes; it imports nothing of ours.
 
 pub mod address;
+pub mod api_key;
 pub mod change;
 pub mod clock;
 pub mod email;
@@ -17,6 +18,7 @@ pub mod session;
 pub mod user;
 pub mod usertag;
 
+pub use api_key::{ApiKey, KnownKey, Standing};
 pub use change::{Change, Profile};
 pub use clock::{Clock, Random};
 pub use email::Email;

@@ -41,6 +41,33 @@ pub async fn deed(app: &App, writer: &mut Writer, deed: &Deed<'_>, visitor: &Vis
     Ok(audit_log::insert(writer, &event).await?)
 }
 
+/// Something that an administrator did, whether a person, a program or whoever is at the command line.
+#[derive(Debug, Clone)]
+pub struct AdminDeed<'a> {
+    pub event: &'static str,
+    pub user_id: Option<&'a str>,
+    pub session_id: Option<&'a str>,
+    /// `user:…`, `apikey:…` or `cli:…`.
+    pub by: &'a str,
+    /// One more fact: how many sessions ended, which key it was about.
+    pub fact: Option<(&'static str, Value)>,
+}
+
+/// Writes what an administrator does in the transaction that does it.
+///
+/// # Errors
+/// The database's.
+pub async fn admin(app: &App, writer: &mut Writer, deed: &AdminDeed<'_>, visitor: &Visitor) -> Result<()> {
+    let mut event = blank(app, deed.event, "success", visitor);
+    event.user_id = deed.user_id.map(str::to_owned);
+    event.session_ref = deed.session_id.map(str::to_owned);
+    event.detail = json!({ "by": deed.by });
+    if let (Some((name, fact)), Some(detail)) = (&deed.fact, event.detail.as_object_mut()) {
+        detail.insert((*name).to_owned(), fact.clone());
+    }
+    Ok(audit_log::insert(writer, &event).await?)
+}
+
 /// Writes an event of the house itself (start, stop, reload), best effort: a full disk must not keep a door from closing.
 pub async fn milestone(app: &App, event: &'static str) {
     let written = async {

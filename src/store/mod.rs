@@ -15,7 +15,9 @@ mod error;
 mod open;
 mod prepare;
 
+pub mod api_keys;
 pub mod audit_log;
+pub mod leases;
 pub mod own_keys;
 pub mod rotate;
 pub mod sessions;
@@ -115,6 +117,18 @@ impl Store {
         Ok(())
     }
 
+    /// Open connections: idle ones, and those at work.
+    #[must_use]
+    pub fn connections(&self) -> (usize, usize) {
+        let (open, idle) = match &self.pools {
+            Pools::Sqlite { writer, readers } => {
+                (writer.size().saturating_add(readers.size()), writer.num_idle() + readers.num_idle())
+            }
+            Pools::Postgres(pool) => (pool.size(), pool.num_idle()),
+        };
+        (idle, usize::try_from(open).unwrap_or(usize::MAX).saturating_sub(idle))
+    }
+
     /// Whether this database belongs to one machine alone, so that no other replica has to be told anything.
     #[must_use]
     pub fn is_local(&self) -> bool {
@@ -200,7 +214,9 @@ impl Writer {
     pub async fn commit(self) -> Result<(), StoreError> {
         match self.0 {
             Writing::Sqlite(transaction) => Ok(transaction.commit().await?),
-            Writing::Postgres(transaction, mut limit) => within(limit.next(), transaction.commit()).await,
+            Writing::Postgres(transaction, mut limit) => {
+                within(limit.next(), transaction.commit()).await.map_err(StoreError::at_commit)
+            }
         }
     }
 

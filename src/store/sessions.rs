@@ -1,6 +1,7 @@
 //! `sessions`: who is signed in. The browser's key is stored as a hash (SE-01), the provider's tokens are
 //! sealed.
 
+mod overview;
 mod tokens;
 
 use super::users::{UserRow, user_columns};
@@ -8,6 +9,7 @@ use super::{Db, StoreError, Write, Writer};
 use crate::crypto::KeyRing;
 use crate::domain::{NewSession, Session, SessionKind, User};
 
+pub use overview::{list_live, users_with_sessions};
 pub(super) use tokens::{ACCESS, ID, REFRESH, TABLE};
 pub use tokens::{Renewal, SealedTokens, save_tokens, tokens};
 
@@ -23,6 +25,8 @@ macro_rules! session_columns {
          s.generation, s.auth_time, s.acr, s.scope"
     };
 }
+
+use session_columns;
 
 #[derive(sqlx::FromRow)]
 struct SessionRow {

@@ -2,11 +2,13 @@
 //! came by.
 
 mod apply;
+mod search;
 
 use super::{Db, StoreError, Writer, sessions};
 use crate::domain::{Email, Profile, Status, User};
 
 pub use apply::{Applied, ApplyError, Outcome, Road, apply, bury};
+pub use search::search;
 
 /// The columns of [`UserRow`], from `users u`.
 macro_rules! user_columns {

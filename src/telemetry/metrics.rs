@@ -110,6 +110,7 @@ struct Inner {
     swept: Series<1, Counter>,
     jobs: Series<2, Counter>,
     connections: Series<1, Gauge>,
+    repeated: Counter,
 }
 
 impl Default for Metrics {
@@ -161,6 +162,11 @@ impl Metrics {
             swept: counters(r, "swept_rows", "Rows removed because their time was over, by table"),
             jobs: counters(r, "job_runs", "Runs of a job, by job and outcome"),
             connections: gauges(r, "database_connections", "Open database connections, by state"),
+            repeated: counter(
+                r,
+                "transactions_repeated",
+                "Transactions tried again because the database broke off",
+            ),
             providers: RwLock::default(),
             lost_lines,
             registry,
@@ -242,6 +248,10 @@ impl Metrics {
 
     pub fn job(&self, name: &str, outcome: &str) {
         self.0.jobs.count([("job", word(name)), ("outcome", word(outcome))], 1);
+    }
+
+    pub fn transaction_repeated(&self) {
+        self.0.repeated.inc();
     }
 
     pub fn database_connections(&self, idle: usize, busy: usize) {

@@ -9,6 +9,7 @@
 //! ```
 
 mod address;
+mod admin;
 mod api;
 mod behind;
 pub mod cookies;
@@ -145,6 +146,12 @@ pub fn routes(cfg: &mut web::ServiceConfig, door: &Door, dev_idp: Option<&DevIdp
         .service(at("/account/sessions/end-others", "POST").route(web::post().to(pages::end_others)))
         .service(at("/account/sessions/end-all", "POST").route(web::post().to(pages::end_all)))
         .service(at("/account/sessions/{id}/end", "POST").route(web::post().to(pages::end_one)))
+        .service(
+            at("/admin/api/users/{id}/sessions", "GET, HEAD, DELETE")
+                .route(read().to(admin::sessions_of_user))
+                .route(web::delete().to(admin::end_sessions_of_user)),
+        )
+        .service(at("/admin/api/sessions/{id}", "DELETE").route(web::delete().to(admin::end_session)))
         .default_service(web::to(nothing));
     // What anybody may keep needs no session, and must never carry a cookie.
     let own = web::scope(&door.auth_prefix)
@@ -155,11 +162,16 @@ pub fn routes(cfg: &mut web::ServiceConfig, door: &Door, dev_idp: Option<&DevIdp
 
 /// A place of ours, which says of itself what it takes when asked for anything else.
 fn at(path: &str, takes: &'static str) -> Resource {
-    web::resource(path).default_service(web::to(move || async move {
-        let mut response = Problem::of(&Error::MethodNotAllowed).response();
-        response.headers_mut().insert(ALLOW, HeaderValue::from_static(takes));
-        response
-    }))
+    web::resource(path).default_service(web::to(move || async move { other_method(takes) }))
+}
+
+/// 405 with the methods that this place takes (RFC 9110 15.5.6).
+fn other_method(takes: &str) -> HttpResponse {
+    let mut response = Problem::of(&Error::MethodNotAllowed).response();
+    if let Ok(takes) = HeaderValue::from_str(takes) {
+        response.headers_mut().insert(ALLOW, takes);
+    }
+    response
 }
 
 /// HEAD is GET without the body (RFC 9110 9.3.2).

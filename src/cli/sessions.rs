@@ -29,6 +29,8 @@ pub enum SessionsCommand {
 #[group(required = true, multiple = false)]
 pub struct Which {
     /// One session, by its id.
+    // Ids are random base64url, and one in sixty-four begins with a hyphen.
+    #[arg(allow_hyphen_values = true)]
     id: Option<String>,
     /// All sessions of a user (users.id).
     #[arg(long, value_name = "ID")]
@@ -42,7 +44,7 @@ pub struct Which {
 pub fn run(common: &Common, command: SessionsCommand) -> ExitCode {
     match command {
         SessionsCommand::List { user } => list(common, user.as_deref()),
-        SessionsCommand::Revoke(which) => revoke(common, which),
+        SessionsCommand::Revoke(which) => revoke(common, &which),
         SessionsCommand::Cleanup => cleanup(common),
     }
 }
@@ -82,7 +84,7 @@ fn print(common: &Common, live: &[(Session, User)]) {
 }
 
 /// A session for scripts.
-pub fn shown(session: &Session) -> Value {
+pub(super) fn shown(session: &Session) -> Value {
     json!({
         "id": session.id,
         "userId": session.user_id,
@@ -96,7 +98,7 @@ pub fn shown(session: &Session) -> Value {
     })
 }
 
-fn revoke(common: &Common, which: Which) -> ExitCode {
+fn revoke(common: &Common, which: &Which) -> ExitCode {
     with_house(common, async |app| {
         let by = operator();
         let ended = match (&which.id, &which.user) {

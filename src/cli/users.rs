@@ -45,7 +45,7 @@ pub fn run(common: &Common, command: UsersCommand) -> ExitCode {
 }
 
 /// The one sentence for an id that nobody has.
-pub fn unknown(id: &str) -> anyhow::Error {
+pub(super) fn unknown(id: &str) -> anyhow::Error {
     anyhow::anyhow!("there is no user {id:?}; `doorward users list --search …` finds them by name or e-mail")
 }
 

@@ -49,10 +49,8 @@ pub struct Administrator {
     pub visitor: Visitor,
 }
 
-impl Administrator {
-    fn deed<'a>(&self, event: &'static str, user_id: Option<&'a str>, by: &'a str) -> AdminDeed<'a> {
-        AdminDeed { event, user_id, session_id: None, by, fact: None }
-    }
+fn deed<'a>(event: &'static str, user_id: Option<&'a str>, by: &'a str) -> AdminDeed<'a> {
+    AdminDeed { event, user_id, session_id: None, by, fact: None }
 }
 
 /// Lets a signed-in person administer, if they have the role.
@@ -116,9 +114,9 @@ pub async fn end_session(app: &App, id: &str, by: &Administrator) -> Result<()> 
         if !sessions::end(&mut writer, id, app.now_ms()).await? {
             return Err(Error::NotFound);
         }
-        let mut deed = by.deed("admin.session_ended", Some(&session.user_id), &who);
-        deed.session_id = Some(id);
-        audit::admin(app, &mut writer, &deed, &by.visitor).await?;
+        let mut done = deed("admin.session_ended", Some(&session.user_id), &who);
+        done.session_id = Some(id);
+        audit::admin(app, &mut writer, &done, &by.visitor).await?;
         Ok(writer.commit().await?)
     })
     .await?;
@@ -136,9 +134,9 @@ pub async fn end_sessions_of_user(app: &App, user_id: &str, by: &Administrator) 
         let mut writer = app.store.writer().await?;
         users::find(&mut writer, user_id).await?.ok_or(Error::NotFound)?;
         let ended = sessions::end_of_user(&mut writer, user_id, None, app.now_ms()).await?;
-        let mut deed = by.deed("admin.sessions_ended", Some(user_id), &who);
-        deed.fact = Some(("count", ended.len().into()));
-        audit::admin(app, &mut writer, &deed, &by.visitor).await?;
+        let mut done = deed("admin.sessions_ended", Some(user_id), &who);
+        done.fact = Some(("count", ended.len().into()));
+        audit::admin(app, &mut writer, &done, &by.visitor).await?;
         writer.commit().await?;
         Ok(ended.len())
     })
@@ -163,9 +161,9 @@ pub async fn end_all(app: &App, by: &Administrator) -> Result<usize> {
                 ended += sessions::end_of_user(&mut writer, user, None, app.now_ms()).await?.len();
             }
             if ended > 0 {
-                let mut deed = by.deed("admin.sessions_ended", None, &who);
-                deed.fact = Some(("count", ended.into()));
-                audit::admin(app, &mut writer, &deed, &by.visitor).await?;
+                let mut done = deed("admin.sessions_ended", None, &who);
+                done.fact = Some(("count", ended.into()));
+                audit::admin(app, &mut writer, &done, &by.visitor).await?;
             }
             writer.commit().await?;
             Ok(ended)
@@ -190,9 +188,9 @@ pub async fn set_status(app: &App, user_id: &str, status: Status, by: &Administr
         let mut writer = app.store.writer().await?;
         let ended = users::set_status(&mut writer, user_id, status, app.now_ms()).await?;
         let ended = ended.ok_or(Error::NotFound)?.len();
-        let mut deed = by.deed(event, Some(user_id), &who);
-        deed.fact = Some(("count", ended.into()));
-        audit::admin(app, &mut writer, &deed, &by.visitor).await?;
+        let mut done = deed(event, Some(user_id), &who);
+        done.fact = Some(("count", ended.into()));
+        audit::admin(app, &mut writer, &done, &by.visitor).await?;
         writer.commit().await?;
         Ok(ended)
     })

@@ -3,6 +3,7 @@
 pub mod browser;
 pub mod corpus;
 pub mod databases;
+pub mod fleet;
 pub mod form;
 pub mod home;
 pub mod jar;

@@ -6,12 +6,14 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 
 use crate::config::{self, Config};
+use crate::crypto::assertion::Desk;
 use crate::crypto::seal::KeyRing;
 use crate::domain::return_to::ReturnRules;
 use crate::domain::{Clock, Random, Refusals};
 use crate::providers::oidc::Memory;
 use crate::providers::{self, Provider};
 use crate::proxy::routes::Table;
+use crate::proxy::upstream::Upstreams;
 use crate::store::Store;
 use crate::telemetry::Metrics;
 
@@ -24,6 +26,8 @@ pub struct App {
     pub metrics: Metrics,
     /// How much each address may still write to the audit log this minute.
     pub refusals: Refusals,
+    /// Where identity assertions are written.
+    pub assertions: Desk,
 }
 
 /// What a reload replaces, all of it at once.
@@ -32,6 +36,7 @@ pub struct Setup {
     pub ring: KeyRing,
     pub return_rules: ReturnRules,
     pub routes: Table,
+    pub upstreams: Upstreams,
     providers: Vec<Arc<dyn Provider>>,
 }
 
@@ -56,9 +61,14 @@ impl Setup {
                 Err(problem) => faults.push(format!("provider.{}: {problem}", provider.id)),
             }
         }
-        if !faults.is_empty() {
-            return Err(faults);
-        }
+        let upstreams = match Upstreams::open(&config.upstreams) {
+            Ok(upstreams) if faults.is_empty() => upstreams,
+            Ok(_) => return Err(faults),
+            Err(problems) => {
+                faults.extend(problems);
+                return Err(faults);
+            }
+        };
         let return_rules = ReturnRules {
             public_url: config.server.public_url.clone(),
             auth_prefix: config.server.auth_prefix.clone(),
@@ -71,7 +81,7 @@ impl Setup {
                 .collect(),
         };
         let routes = Table::new(&config.routes);
-        Ok(Self { config, ring, return_rules, routes, providers: opened })
+        Ok(Self { config, ring, return_rules, routes, upstreams, providers: opened })
     }
 
     #[must_use]
@@ -122,6 +132,7 @@ impl App {
             random,
             metrics,
             refusals: Refusals::default(),
+            assertions: Desk::default(),
         }
     }
 

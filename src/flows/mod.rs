@@ -7,6 +7,8 @@
 pub mod admin;
 pub mod again;
 pub mod api_keys;
+pub mod assertion;
+pub mod attach;
 pub mod audit;
 pub mod check;
 pub mod lease;
@@ -17,6 +19,7 @@ pub mod rotate;
 pub mod session;
 pub mod start;
 pub mod sweep;
+pub mod watch;
 
 /// Who stands at the door, as far as the request tells.
 #[derive(Debug, Clone, Default)]

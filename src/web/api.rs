@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use super::problem::Refused;
 use super::session::SignedIn;
 use super::{Door, views, visitor, wire};
+use crate::flows::assertion;
 use crate::flows::session::{self, Extent};
 
 type Answer = Result<HttpResponse, Refused>;
@@ -80,4 +81,10 @@ pub async fn end_many(
         cookie.purge();
     }
     Ok(HttpResponse::NoContent().finish())
+}
+
+/// `GET /.well-known/doorward/jwks.json`: the keys of identity assertions. They change rarely and are known a day ahead.
+pub async fn jwks(door: web::Data<Door>) -> Answer {
+    let keys = assertion::jwks(&door.app).await?;
+    Ok(HttpResponse::Ok().insert_header(("cache-control", "public, max-age=3600")).json(keys))
 }

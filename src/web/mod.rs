@@ -22,6 +22,7 @@ mod outer;
 mod pages;
 pub mod problem;
 mod session;
+mod through;
 pub mod views;
 pub mod waiting;
 mod wire;
@@ -40,6 +41,8 @@ use crate::app::App;
 use crate::dev_idp::DevIdp;
 use crate::error::Error;
 use crate::flows::Visitor;
+use crate::proxy::upgrade::Sockets;
+use crate::proxy::upstream::Pool;
 
 pub use self::outer::layer;
 
@@ -58,6 +61,8 @@ pub struct Door {
     is_loopback: bool,
     has_dev_idp: bool,
     asset_version: String,
+    /// WebSockets that are open, on all workers.
+    sockets: Sockets,
 }
 
 impl Door {
@@ -82,8 +87,20 @@ impl Door {
             is_loopback: crate::domain::address::is_loopback_host(host),
             has_dev_idp,
             asset_version: views::asset_version(),
+            sockets: Sockets::default(),
             app,
         }
+    }
+
+    /// Whether a path lies where only we answer.
+    fn is_own_path(&self, path: &str) -> bool {
+        let under =
+            |prefix: &str| path.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+        under(&self.auth_prefix) || under(WELL_KNOWN) || (self.has_dev_idp && under("/dev-idp"))
+    }
+
+    fn scheme(&self) -> &'static str {
+        if self.cookies.secure() { "https" } else { "http" }
     }
 
     /// The content policy of our pages. Browsers apply `form-action` to the redirects after a form as well: signing out may lead to a provider
@@ -105,6 +122,9 @@ impl Door {
         )
     }
 }
+
+/// Where apps find what they need to trust us.
+const WELL_KNOWN: &str = "/.well-known/doorward";
 
 /// Who asks, as the outer layer saw them.
 fn visitor(request: &HttpRequest) -> Visitor {
@@ -157,7 +177,11 @@ pub fn routes(cfg: &mut web::ServiceConfig, door: &Door, dev_idp: Option<&DevIdp
     let own = web::scope(&door.auth_prefix)
         .service(at("/static/{name}", "GET, HEAD").route(read().to(pages::look)))
         .service(with_session);
-    cfg.app_data(web::Data::new(door.clone())).service(own).default_service(web::to(behind::answer));
+    let well_known =
+        web::scope(WELL_KNOWN).service(at("/jwks.json", "GET, HEAD").route(read().to(api::jwks))).default_service(web::to(nothing));
+    // Called once for each worker: connections to apps stay with the worker that made them.
+    cfg.app_data(Pool::new());
+    cfg.app_data(web::Data::new(door.clone())).service(own).service(well_known).default_service(web::to(behind::answer));
 }
 
 /// A place of ours, which says of itself what it takes when asked for anything else.

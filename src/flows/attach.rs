@@ -23,3 +23,10 @@ pub async fn access_token(app: &App, session: &Session) -> Result<SecretString> 
     let lives = tokens.access_expires_at_ms.is_none_or(|at_ms| app.now_ms() < at_ms);
     tokens.access.filter(|_| lives).ok_or(Error::NotSignedIn)
 }
+
+/// Whether an app needs an access token and the session's is over: signing in again brings another, though nobody was signed out.
+#[must_use]
+pub fn lacks_token(app: &App, session: &Session) -> bool {
+    let is_over = session.token_expires_at_ms.is_some_and(|at_ms| app.now_ms() >= at_ms);
+    is_over && app.setup().routes.attaches_access_token()
+}

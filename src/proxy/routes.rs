@@ -56,6 +56,12 @@ impl Table {
         Self(table)
     }
 
+    /// Whether any app needs the provider's access token.
+    #[must_use]
+    pub fn attaches_access_token(&self) -> bool {
+        self.0.iter().any(|route| route.attach.contains(&Attach::AccessToken))
+    }
+
     /// Finds the route of a canonical path. The longest matching path decides alone: a method that it does not list is not a shorter path's turn.
     #[must_use]
     pub fn find(&self, path: &str, method: &str) -> Found<'_> {

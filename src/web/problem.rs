@@ -316,7 +316,8 @@ impl ResponseError for Refused {
             | Error::Interrupted(_)
             | Error::ProviderDown(_)
             | Error::ProviderRefused(_)
-            | Error::UpstreamDown(_) => {
+            | Error::UpstreamDown(_)
+            | Error::UpstreamSlow => {
                 tracing::warn!(error = %self.0, "request failed");
             }
             _ => tracing::debug!(error = %self.0, "request refused"),

@@ -41,8 +41,12 @@ pub enum Runs {
     Once { lease: Duration, work: for<'a> fn(&'a App, &'a Lease) -> Work<'a> },
 }
 
+/// How often an app's health path is asked: an address that recovered is missed for no longer.
+const HEALTH: Duration = Duration::from_secs(5);
+
 /// Every job of the house.
 pub const JOBS: &[Job] = &[
+    Job { name: "upstream_health", every: HEALTH, runs: Runs::Everywhere(|app| Box::pin(health(app))) },
     Job { name: "key_ages", every: EVERY, runs: Runs::Everywhere(|app| Box::pin(rotate::report_ages(app))) },
     Job {
         name: "sweep",
@@ -50,6 +54,12 @@ pub const JOBS: &[Job] = &[
         runs: Runs::Once { lease: LEASE, work: |app, lease| Box::pin(swept(app, lease)) },
     },
 ];
+
+/// Each replica asks for itself: what one reaches another may not.
+async fn health(app: &App) -> Result<()> {
+    app.setup().upstreams.probe().await;
+    Ok(())
+}
 
 async fn swept(app: &App, lease: &Lease) -> Result<()> {
     let swept = sweep::run_leased(app, lease).await?;

@@ -152,7 +152,7 @@ async fn a_reload_moves_the_app_while_requests_go_on() {
     config.upstreams.iter_mut().find(|upstream| upstream.id == "app").unwrap().urls = vec![other.url()];
     let ring = doorward::crypto::KeyRing::new(
         "k1",
-        vec![("k1".to_owned(), doorward::crypto::MasterKey::from_bytes(&[7; 32]).unwrap())],
+        vec![("k1".to_owned(), doorward::crypto::MasterKey::from_bytes(&crate::house::process::random_key()).unwrap())],
     );
     let next = doorward::app::Setup::build(config, ring.unwrap(), &app.clock, &app.random, Some(&setup)).unwrap();
     app.refurnish(next);

@@ -98,12 +98,14 @@ pub async fn doubled(request: &HttpRequest, door: &Door) {
 }
 
 /// Only a person's navigation of a whole tab is sent to a login page, and only by a method that may be repeated as GET: a provider's page
-/// shows itself in no frame.
+/// shows itself in no frame, and answers no WebSocket.
 fn may_redirect(request: &HttpRequest) -> bool {
+    let is_socket = request.headers().contains_key("sec-websocket-key");
     let framed = request.headers().get("sec-fetch-dest").is_some_and(|dest| dest != "document");
     matches!(*request.method(), Method::GET | Method::HEAD)
         && wants_page(request.method(), request.headers())
         && !framed
+        && !is_socket
 }
 
 fn to_login(request: &HttpRequest, door: &Door, route: &Route, signed_in: bool) -> Answer {

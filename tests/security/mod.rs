@@ -27,6 +27,7 @@ mod pushed;
 mod redirects;
 mod session;
 mod session_ends;
+mod smuggling;
 mod stage;
 mod step_up;
 mod token_answer;

@@ -1,5 +1,6 @@
 //! Everything that is not ours: the route table decides, then the app behind the door answers.
 
+use actix_web::dev::Payload;
 use actix_web::http::Method;
 use actix_web::{HttpRequest, HttpResponse, ResponseError as _, web};
 
@@ -7,7 +8,7 @@ use super::cookies::SessionCookie;
 use super::login::see_other;
 use super::outer::wants_page;
 use super::problem::Refused;
-use super::{Door, cors, csrf, other_method, through, visitor};
+use super::{Door, cors, csrf, other_method, through, unread, visitor};
 use crate::app::Setup;
 use crate::domain::policy::Verdict;
 use crate::error::Error;
@@ -26,13 +27,14 @@ pub async fn answer(request: HttpRequest, payload: web::Payload, door: web::Data
     if let Some(preflight) = cors::preflight(&request, &setup) {
         return preflight;
     }
+    let payload = unread::shared(&request, payload.into_inner());
     let answered = decide(&request, payload, &door, &setup).await;
     let mut response = answered.unwrap_or_else(|refused| refused.error_response());
     cors::allow(&request, &setup, response.headers_mut());
     response
 }
 
-async fn decide(request: &HttpRequest, payload: web::Payload, door: &web::Data<Door>, setup: &Setup) -> Answer {
+async fn decide(request: &HttpRequest, payload: Payload, door: &web::Data<Door>, setup: &Setup) -> Answer {
     let target = request.uri().path_and_query().map_or("/", |target| target.as_str());
     let read = CanonicalRequest::read(request.method().as_str(), target);
     let canonical = read.map_err(|odd: Odd| Error::InvalidRequest(odd.detail()))?;
@@ -67,7 +69,7 @@ async fn decide(request: &HttpRequest, payload: web::Payload, door: &web::Data<D
         return Ok(demo_page(door, canonical.path(), guest.as_ref()));
     }
     let way = through::Way { request, door, route, upstream, canonical: &canonical, guest: guest.as_ref() };
-    match through::pass(&way, payload.into_inner(), wish).await {
+    match through::pass(&way, payload, wish).await {
         // The session lives, and what the app needs of it does not.
         Err(Refused(Error::NotSignedIn)) => to_login(request, door, route, guest.is_some()),
         answered => answered,

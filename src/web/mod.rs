@@ -23,6 +23,7 @@ mod pages;
 pub mod problem;
 mod session;
 mod through;
+mod unread;
 pub mod views;
 pub mod waiting;
 mod wire;

@@ -10,7 +10,7 @@ use actix_web::body::{BoxBody, MessageBody};
 use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::error::InternalError;
 use actix_web::http::header::{self, HeaderMap, HeaderName, HeaderValue};
-use actix_web::http::{ConnectionType, Method, StatusCode};
+use actix_web::http::{Method, StatusCode};
 use actix_web::middleware::Next;
 use actix_web::{HttpMessage as _, HttpResponse, web};
 use futures_util::FutureExt as _;
@@ -19,6 +19,7 @@ use tracing::Instrument as _;
 use super::login::see_other;
 use super::problem::{Problem, Refused};
 use super::through::FromApp;
+use super::unread::{Held, Unread};
 use super::{Door, pages};
 use crate::domain::{address, clock};
 use crate::error::Error;
@@ -69,8 +70,6 @@ struct Seen {
     method: Method,
     path: String,
     class: Class,
-    /// A body of unknown length: the server below would read what is left of it without a bound (security.md HT-04).
-    is_chunked: bool,
     wants_page: bool,
     started: Instant,
 }
@@ -132,7 +131,11 @@ async fn pass(
         finish_headers(&door, &seen, response.headers_mut());
     }
     measure(&door, &seen, response.status());
-    Ok(response)
+    let unread = response.request().extensions_mut().remove::<Unread>();
+    Ok(match unread {
+        Some(unread) => response.map_body(|_, body| Held { body, _unread: unread }.boxed()),
+        None => response,
+    })
 }
 
 fn look(door: &Door, request: &ServiceRequest) -> Seen {
@@ -156,7 +159,6 @@ fn look(door: &Door, request: &ServiceRequest) -> Seen {
         method: request.method().clone(),
         path: request.path().to_owned(),
         class: Class::of(door, request.path()),
-        is_chunked: request.headers().contains_key(header::TRANSFER_ENCODING),
         wants_page: wants_page(request.method(), request.headers()),
         started: Instant::now(),
     }
@@ -267,9 +269,6 @@ fn finish_problem(door: &Door, seen: &Seen, problem: &Problem) -> HttpResponse {
         None => response.content_type("application/problem+json").body(problem.json(&seen.id)),
     };
     finish_headers(door, seen, response.headers_mut());
-    if seen.is_chunked {
-        response.head_mut().set_connection_type(ConnectionType::Close);
-    }
     response
 }
 

@@ -140,7 +140,6 @@ fn refused(fault: Fault) -> Refused {
 
 fn respond(way: &Way<'_>, reply: Reply) -> HttpResponse {
     let Reply { answer, mut download } = reply;
-    let is_early = download.is_early();
     let curfew = if forward::is_event_stream(&answer) { curfew(way) } else { None };
     let is_head = way.canonical.method() == "HEAD";
     let body = match answer.framing {
@@ -160,10 +159,6 @@ fn respond(way: &Way<'_>, reply: Reply) -> HttpResponse {
         && let Some(length) = answer.announced
     {
         response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(length));
-    }
-    // What is left of the request is nobody's next request, and is not read for ever (security.md HT-04).
-    if is_early {
-        response.head_mut().set_connection_type(ConnectionType::Close);
     }
     // Nobody taught HTTP/1.0 about chunks (RFC 9112 6.1).
     if way.request.version() < Version::HTTP_11 {

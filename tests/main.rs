@@ -1,11 +1,13 @@
 //! All integration tests of Doorward, one binary: a server is started once for all of them.
 #![cfg(test)]
 
+mod admin;
 mod architecture;
 mod browser_selftest;
 mod chromium;
 mod config;
 mod house;
+mod jobs;
 mod keys;
 mod login;
 mod op_hostile_selftest;

@@ -132,6 +132,10 @@ pub async fn find_by_key_hash(
 /// # Errors
 /// The database's.
 pub async fn find(db: &mut impl Db, id: &str) -> Result<Option<Session>, StoreError> {
+    // PostgreSQL takes no NUL, not even to look for it.
+    if id.contains('\0') {
+        return Ok(None);
+    }
     let row: Option<SessionRow> = sql!(fetch_optional in db,
         concat!("SELECT ", session_columns!(), " FROM sessions s WHERE s.id = $1"), id)?;
     Ok(row.map(Session::from))

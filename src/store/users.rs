@@ -103,6 +103,10 @@ fn read_list(json: &str) -> Vec<String> {
 /// # Errors
 /// The database's.
 pub async fn find(db: &mut impl Db, id: &str) -> Result<Option<User>, StoreError> {
+    // PostgreSQL takes no NUL, not even to look for it.
+    if id.contains('\0') {
+        return Ok(None);
+    }
     let row: Option<UserRow> =
         sql!(fetch_optional in db, concat!("SELECT ", user_columns!(), " FROM users u WHERE u.id = $1"), id)?;
     Ok(row.map(User::from))

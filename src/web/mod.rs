@@ -135,6 +135,7 @@ pub fn routes(cfg: &mut web::ServiceConfig, door: &Door, dev_idp: Option<&DevIdp
                 .route(web::post().to(pages::leave)),
         )
         .service(at("/signed-out", "GET, HEAD").route(read().to(pages::signed_out)))
+        .service(at("/clear-cookies", "GET, HEAD").route(read().to(pages::cleared)))
         .service(at("/me", "GET, HEAD").route(read().to(api::me)))
         .service(
             at("/sessions", "GET, HEAD, DELETE")

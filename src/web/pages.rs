@@ -7,6 +7,7 @@ use actix_web::http::header::{CACHE_CONTROL, REFERRER_POLICY};
 use actix_web::{HttpRequest, HttpResponse, web};
 
 use super::login::see_other;
+use super::outer::CLEAR_COOKIES;
 use super::problem::{Problem, Refused};
 use super::session::{MaybeGuest, SignedIn};
 use super::views::{self, Template};
@@ -49,6 +50,10 @@ pub fn problem(chrome: views::Chrome, problem: &Problem, request_id: &str) -> Op
             Some(("Use another account", format!("{}/login?prompt=select_account", chrome.auth_prefix)))
         }
         "no_route" | "not_found" | "not_allowed" => Some(("To the front page", "/".to_owned())),
+        // The only one of this code that its visitor cannot mend by sending less.
+        "too_large" if problem.status == 431 => {
+            Some(("Clear this site's cookies", format!("{}{CLEAR_COOKIES}", chrome.auth_prefix)))
+        }
         "csrf" => Some(("To your account", format!("{}/account", chrome.auth_prefix))),
         _ => None,
     };
@@ -144,6 +149,11 @@ pub struct SignedOutQuery {
     /// The provider that could not be told.
     left_open: Option<String>,
     return_to: Option<String>,
+}
+
+/// `GET /auth/clear-cookies` of a visitor whose cookies fit: there is nothing to clear. The outer layer answers those whose do not.
+pub async fn cleared() -> HttpResponse {
+    see_other("/").finish()
 }
 
 /// `GET /auth/signed-out`: the one post-logout address; sends on to a checked `return_to` at once when the provider was told.

@@ -1,5 +1,6 @@
 //! Conformance: every function of the store, the same story on SQLite and on PostgreSQL.
 
+mod api_keys;
 mod attempts_and_audit;
 mod keys;
 mod opening;

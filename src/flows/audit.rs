@@ -12,6 +12,9 @@ use crate::error::Result;
 use crate::store::Writer;
 use crate::store::audit_log::{self, AuditEvent};
 
+/// [`crate::error::Error::reason`] of a database that does not answer.
+const DATABASE_DOWN: &str = "database_unavailable";
+
 /// Something that was done, by whom.
 #[derive(Debug, Clone, Copy)]
 pub struct Deed<'a> {
@@ -89,6 +92,16 @@ pub async fn milestone(app: &App, event: &'static str) {
 
 /// Writes a refusal, as far as its address still has rows this minute. A database that cannot take it leaves a log line and a count.
 pub async fn refusal(app: &App, refusal: &Refusal<'_>, visitor: &Visitor) {
+    // The visitor has waited for the database once, and a second wait would end no better (security.md DS-03).
+    if refusal.reason == DATABASE_DOWN {
+        app.metrics.audit_dropped(1);
+        tracing::warn!(
+            event = refusal.event,
+            reason = refusal.reason,
+            "the database could not take an audit event"
+        );
+        return;
+    }
     let address = visitor.address.clone().unwrap_or_default();
     let (may_write, uncounted) = app.refusals.admit(&address, app.now_ms());
     if !may_write && uncounted.is_none() {

@@ -18,6 +18,8 @@ mod id_token_form;
 mod identity;
 mod identity_attributes;
 mod keys;
+mod load;
+mod logging;
 mod logout;
 mod loops;
 mod mix_up;
@@ -27,6 +29,7 @@ mod redirects;
 mod session;
 mod session_ends;
 mod stage;
+mod staying_up;
 mod step_up;
 mod token_answer;
 

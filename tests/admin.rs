@@ -105,7 +105,7 @@ on_each_database! {
         assert_eq!(program(&house, &short).get("/auth/admin/api/users/ada/sessions").await.status, 200);
         assert!(api_keys::revoke(&house.app(), &revoked_id, &operator()).await.unwrap());
         assert!(!api_keys::revoke(&house.app(), &revoked_id, &operator()).await.unwrap());
-        house.clock.advance(std::time::Duration::from_mins(60));
+        house.clock.advance(std::time::Duration::from_hours(1));
         let wrong = format!("{}{}", &good[..20], short.get(20..).unwrap());
         let unknown = good.replacen("dw_", "dw_000000000000_", 1).replace(&good[3..16], "");
         let mut bodies = std::collections::BTreeSet::new();

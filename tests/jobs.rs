@@ -139,7 +139,7 @@ static STARTED: Mutex<Vec<Lease>> = Mutex::new(Vec::new());
 async fn re_11_a_killed_holder_is_followed_by_another_when_its_lease_is_over() {
     static JOB: Job = Job {
         name: "never done",
-        every: Duration::from_secs(60),
+        every: Duration::from_mins(1),
         runs: Runs::Once {
             lease: Duration::from_millis(600),
             work: |_, lease| {
@@ -182,7 +182,7 @@ static WRITES: Mutex<Vec<bool>> = Mutex::new(Vec::new());
 async fn re_11_a_frozen_holder_writes_nothing_when_it_wakes() {
     static JOB: Job = Job {
         name: "frozen",
-        every: Duration::from_secs(60),
+        every: Duration::from_mins(1),
         runs: Runs::Once {
             lease: Duration::from_millis(400),
             work: |app, lease| {
@@ -227,4 +227,37 @@ async fn re_11_a_frozen_holder_writes_nothing_when_it_wakes() {
     frozen.join().unwrap();
     assert!(!WRITES.lock().unwrap().contains(&true), "a late write got through");
     assert!(holds(&app, &ours).await);
+}
+
+static FAILED: AtomicU32 = AtomicU32::new(0);
+
+#[tokio::test]
+async fn a_job_that_fails_is_tried_ever_more_rarely_and_told_in_the_metrics() {
+    static JOB: Job = Job {
+        name: "failing",
+        every: Duration::from_millis(20),
+        runs: Runs::Once {
+            lease: Duration::from_secs(5),
+            work: |_, _| {
+                Box::pin(async {
+                    FAILED.fetch_add(1, Ordering::SeqCst);
+                    Err(Error::NotFound)
+                })
+            },
+        },
+    };
+    let house = TestHouse::open().await;
+    let app = house.app();
+    let (close, closing) = watch::channel(false);
+    let began = Instant::now();
+    let keeper = app.clone();
+    let job = tokio::spawn(async move { keep(&JOB, &keeper, "one", closing).await });
+    until("six failures", || FAILED.load(Ordering::SeqCst) >= 6).await;
+    // 40, 80, 160, 320 and 640 ms lie between them; a lease that is given back holds up nobody.
+    assert!(began.elapsed() >= Duration::from_millis(1_240), "after {:?}", began.elapsed());
+    close.send(true).unwrap();
+    job.await.unwrap();
+    assert!(!is_held(&app, "failing", "other").await);
+    let told = app.metrics.encode().unwrap();
+    assert!(told.contains("doorward_job_runs_total{job=\"failing\",outcome=\"failed\"}"), "{told}");
 }

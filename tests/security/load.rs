@@ -159,8 +159,7 @@ async fn ds_04_no_parser_of_ours_is_led_into_depth_or_breadth() {
         format!("/auth/frontchannel-logout/op?iss={dots}&sid=x"),
     ] {
         let request = format!(
-            "GET {path} HTTP/1.1\r\nHost: {host}\r\nCookie: doorward={cookie}\r\nAuthorization: Bearer {}\r\nConnection: close\r\n\r\n",
-            dots
+            "GET {path} HTTP/1.1\r\nHost: {host}\r\nCookie: doorward={cookie}\r\nAuthorization: Bearer {dots}\r\nConnection: close\r\n\r\n"
         );
         answers(house.address, request, &path[..path.len().min(60)]).await;
     }

@@ -107,7 +107,7 @@ async fn lg_03_a_visitor_s_words_stay_one_value_in_one_row() {
     let house = TestHouse::with_op(&op).open().await;
     let hostile = "x\"}\u{9b}31m{\"event\":\"login\",\"outcome\":\"success";
     op.script(|s| {
-        s.person = Person::named("mallory").with("name", hostile).with("preferred_username", "a\r\nb")
+        s.person = Person::named("mallory").with("name", hostile).with("preferred_username", "a\r\nb");
     });
     let guest = house.browser().with_header("user-agent", "\"}{\"event\":\"login\" \t evil");
     let page = guest.sign_in("/auth/login?return_to=/protected").await;

@@ -59,6 +59,10 @@ on_each_database! {
             assert_eq!((renewed, held), (kept, kept), "{owner} {fence}");
         }
         assert_eq!(claim("two", NOW + 20, NOW + 30).await, Some(2));
+        // A replica whose clock was years ahead keeps the work from nobody.
+        assert_eq!(claim("ahead", NOW + 9_999 * 24 * HOUR, NOW + 9_999 * 25 * HOUR).await, Some(3));
+        assert_eq!(claim("two", NOW + 21, NOW + 31).await, Some(4));
+        assert_eq!(claim("one", NOW + 22, NOW + 32).await, None);
         assert!(!write(&store, async |w| leases::holds(w, "work", "one", 1).await).await);
     }
 

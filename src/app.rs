@@ -1,5 +1,7 @@
 //! The furniture that every flow may use. It does nothing by itself, and there is one of it: no statics anywhere.
 
+mod single_flight;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -15,6 +17,8 @@ use crate::proxy::routes::Table;
 use crate::store::Store;
 use crate::telemetry::Metrics;
 
+pub use single_flight::{Done, Lead, SingleFlight};
+
 /// Everything a flow needs, shared by all workers.
 pub struct App {
     setup: ArcSwap<Setup>,
@@ -24,6 +28,8 @@ pub struct App {
     pub metrics: Metrics,
     /// How much each address may still write to the audit log this minute.
     pub refusals: Refusals,
+    /// Sessions whose tokens this process is renewing, by id.
+    pub renewals: SingleFlight,
 }
 
 /// What a reload replaces, all of it at once.
@@ -122,6 +128,7 @@ impl App {
             random,
             metrics,
             refusals: Refusals::default(),
+            renewals: SingleFlight::default(),
         }
     }
 

@@ -71,6 +71,25 @@ pub async fn admin(app: &App, writer: &mut Writer, deed: &AdminDeed<'_>, visitor
     Ok(audit_log::insert(writer, &event).await?)
 }
 
+/// As [`deed`], of something that happened to somebody, with the reason why.
+///
+/// # Errors
+/// The database's.
+pub async fn consequence(
+    app: &App,
+    writer: &mut Writer,
+    deed: &Deed<'_>,
+    reason: &'static str,
+    visitor: &Visitor,
+) -> Result<()> {
+    let mut event = blank(app, deed.event, "success", visitor);
+    event.provider = deed.provider.map(str::to_owned);
+    event.user_id = deed.user_id.map(str::to_owned);
+    event.session_ref = deed.session_id.map(str::to_owned);
+    event.reason = Some(reason);
+    Ok(audit_log::insert(writer, &event).await?)
+}
+
 /// Writes an event of the house itself (start, stop, reload), best effort: a full disk must not keep a door from closing.
 pub async fn milestone(app: &App, event: &'static str) {
     let written = async {

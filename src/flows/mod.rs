@@ -12,6 +12,7 @@ pub mod check;
 pub mod lease;
 pub mod login;
 pub mod logout;
+pub mod refresh;
 pub mod reload;
 pub mod rotate;
 pub mod session;

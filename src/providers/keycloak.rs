@@ -5,7 +5,7 @@ use url::Url;
 
 use super::oidc::{Oidc, claims};
 use super::{Provider, ProviderError};
-use crate::domain::{Callback, Grant, LoginAttempt, LoginRequest};
+use crate::domain::{Callback, Denial, Grant, Held, LoginAttempt, LoginRequest, Tokens};
 
 /// Keycloak drops a longer `login_hint` without a word (since 26.4); leaving it out says the same more honestly.
 const LOGIN_HINT_MAX: usize = 255;
@@ -39,5 +39,44 @@ impl Provider for Keycloak {
             redeemed.claims.extend(more.into_iter().filter(|(name, _)| ITS_ROLES.contains(&name.as_str())));
         }
         self.0.grant(redeemed)
+    }
+
+    async fn refresh(&self, held: &Held) -> Result<Tokens, ProviderError> {
+        self.0.refresh(held, refusal).await
+    }
+}
+
+/// Keycloak says `invalid_grant` for many things. Two of them are not the end of this session alone.
+fn refusal(description: &str) -> ProviderError {
+    if description.starts_with("Invalid token issuer") {
+        // Our call reached it by another host name than the login did; the token itself is good.
+        return ProviderError::Misconfigured("the token was issued under another host name".to_owned());
+    }
+    if description == "User disabled" {
+        return ProviderError::Denied(Denial::AccountDisabled);
+    }
+    ProviderError::Revoked
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_ends_the_session_unless_it_is_our_own_fault() {
+        for (description, outcome) in [
+            ("Token is not active", "revoked"),
+            ("Session not active", "revoked"),
+            ("Invalid refresh token", "revoked"),
+            ("Invalid refresh token. Token client and authorized client don't match", "revoked"),
+            ("Maximum allowed refresh token reuse exceeded", "revoked"),
+            ("Stale token", "revoked"),
+            ("Session doesn't have required client", "revoked"),
+            ("", "revoked"),
+            ("User disabled", "denied"),
+            ("Invalid token issuer. Expected 'http://kc/realms/a'", "misconfigured"),
+        ] {
+            assert_eq!(refusal(description).outcome(), outcome, "{description}");
+        }
     }
 }

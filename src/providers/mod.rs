@@ -16,7 +16,9 @@ use secrecy::SecretString;
 use url::Url;
 
 use crate::config;
-use crate::domain::{Callback, Clock, Denial, FieldFault, Grant, LoginAttempt, LoginRequest, Random};
+use crate::domain::{
+    Callback, Clock, Denial, FieldFault, Grant, Held, LoginAttempt, LoginRequest, Random, Tokens,
+};
 
 /// What a provider did not give us. Flows decide on the variant, never on text; the texts are for logs and never hold a secret.
 #[derive(Debug, thiserror::Error)]
@@ -128,6 +130,18 @@ pub trait Provider: Send + Sync {
     async fn exchange(&self, callback: &Callback, attempt: &LoginAttempt) -> Result<Grant, ProviderError> {
         let redeemed = self.oidc().redeem(callback, attempt).await?;
         self.oidc().grant(redeemed)
+    }
+
+    /// Exchanges the refresh token, once, and verifies what comes back (RFC 6749 6, OpenID Connect Core 12). Tokens that the
+    /// answer lacks are those held before. `Protocol` means that the answer speaks of another login than this one; an answer
+    /// that cannot be read is `Unavailable`.
+    async fn refresh(&self, held: &Held) -> Result<Tokens, ProviderError> {
+        self.oidc().refresh(held, |_| ProviderError::Revoked).await
+    }
+
+    /// Whether the provider still honours this access token of this person, by the word of userinfo.
+    async fn vouch(&self, access: &SecretString, subject: &str) -> Result<(), ProviderError> {
+        self.oidc().vouch(access, subject).await
     }
 
     /// Withdraws a token at the provider (RFC 7009); best effort.

@@ -2,16 +2,17 @@
 //! sealed.
 
 mod overview;
+pub mod refresh;
 mod tokens;
 
 use super::users::{UserRow, user_columns};
 use super::{Db, StoreError, Write, Writer};
 use crate::crypto::KeyRing;
-use crate::domain::{NewSession, Session, SessionKind, User};
+use crate::domain::{NewSession, Renewal, Session, SessionKind, User};
 
 pub use overview::{list_live, users_with_sessions};
 pub(super) use tokens::{ACCESS, ID, REFRESH, TABLE};
-pub use tokens::{Renewal, SealedTokens, save_tokens, tokens};
+pub use tokens::{SealedTokens, tokens};
 
 /// Most sessions a list shows; the number per user is limited far below (SE-10).
 const LIST_LIMIT: i64 = 1_000;
@@ -22,7 +23,9 @@ macro_rules! session_columns {
         "s.id AS s_id, s.kind AS s_kind, s.user_id AS s_user_id, s.provider AS s_provider, \
          s.issuer AS s_issuer, s.provider_session_id, s.token_expires_at, s.refresh_expires_at, s.ip, \
          s.user_agent, s.created_at AS s_created_at, s.last_active_at, s.expires_at, s.revoked_at, \
-         s.generation, s.auth_time, s.acr, s.scope"
+         s.generation, s.auth_time, s.acr, s.scope, \
+         s.refresh_token IS NOT NULL AS has_refresh_token, s.must_prove, s.refreshed_at, s.refresh_until, \
+         s.refresh_not_before"
     };
 }
 
@@ -54,6 +57,11 @@ struct SessionRow {
     auth_time: Option<i64>,
     acr: Option<String>,
     scope: Option<String>,
+    has_refresh_token: bool,
+    must_prove: bool,
+    refreshed_at: Option<i64>,
+    refresh_until: Option<i64>,
+    refresh_not_before: Option<i64>,
 }
 
 impl From<SessionRow> for Session {
@@ -77,6 +85,13 @@ impl From<SessionRow> for Session {
             auth_time_ms: row.auth_time,
             acr: row.acr,
             scope: row.scope,
+            renewal: Renewal {
+                has_token: row.has_refresh_token,
+                must_prove: row.must_prove,
+                refreshed_at_ms: row.refreshed_at,
+                claimed_until_ms: row.refresh_until,
+                not_before_ms: row.refresh_not_before,
+            },
         }
     }
 }

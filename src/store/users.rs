@@ -182,6 +182,17 @@ pub async fn set_app_access(
     ended(w, id, rows, !access, now_ms).await
 }
 
+/// The provider says, in passing, that this account is switched off. Ends all sessions; returns their ids, or `None`
+/// when there is no such user. A login that the provider lets through switches it on again.
+///
+/// # Errors
+/// The database's.
+pub async fn deactivate(w: &mut Writer, id: &str, now_ms: i64) -> Result<Option<Vec<String>>, StoreError> {
+    let rows = sql!(execute in w,
+        "UPDATE users SET is_active = $2, updated_at = $3 WHERE id = $1", id, false, now_ms)?;
+    ended(w, id, rows, true, now_ms).await
+}
+
 async fn ended(
     w: &mut Writer,
     id: &str,

@@ -99,6 +99,7 @@ struct Inner {
     callbacks: Series<2, Counter>,
     logouts: Series<2, Counter>,
     sessions_ended: Series<1, Counter>,
+    refreshes: Series<2, Counter>,
     csrf_refusals: Counter,
     audit_dropped: Counter,
     http_requests: Series<3, Counter>,
@@ -133,6 +134,7 @@ impl Metrics {
             callbacks: counters(r, "login_callbacks", "Returns from a provider, by provider and outcome"),
             logouts: counters(r, "logouts", "Logouts, by kind and outcome"),
             sessions_ended: counters(r, "sessions_ended", "Sessions ended, by reason"),
+            refreshes: counters(r, "refreshes", "Renewals of a session's tokens, by provider and outcome"),
             csrf_refusals: counter(
                 r,
                 "csrf_refusals",
@@ -205,6 +207,11 @@ impl Metrics {
 
     pub fn session_ended(&self, reason: &str, n: u64) {
         self.0.sessions_ended.count([("reason", word(reason))], n);
+    }
+
+    /// `outcome` is `ok`, `lost_claim`, or `ProviderError::outcome`.
+    pub fn refreshed(&self, provider: &str, outcome: &str) {
+        self.0.refreshes.count([("provider", self.provider(provider)), ("outcome", word(outcome))], 1);
     }
 
     pub fn csrf_refused(&self) {

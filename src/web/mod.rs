@@ -21,6 +21,7 @@ pub mod operations;
 mod outer;
 mod pages;
 pub mod problem;
+mod refresh;
 mod session;
 pub mod views;
 pub mod waiting;
@@ -123,7 +124,6 @@ pub fn routes(cfg: &mut web::ServiceConfig, door: &Door, dev_idp: Option<&DevIdp
         .wrap(cors::layer(&door.app))
         .service(at("/login", "GET, HEAD, POST").route(read().to(login::start)).route(web::post().to(closed)))
         .service(at("/register", "GET, HEAD, POST").route(read().to(closed)).route(web::post().to(closed)))
-        .service(at("/refresh", "POST").route(web::post().to(closed)))
         .service(
             at("/callback/{provider}", "GET, HEAD, POST")
                 .route(read().to(login::finish_get))
@@ -157,6 +157,12 @@ pub fn routes(cfg: &mut web::ServiceConfig, door: &Door, dev_idp: Option<&DevIdp
     // What anybody may keep needs no session, and must never carry a cookie.
     let own = web::scope(&door.auth_prefix)
         .service(at("/static/{name}", "GET, HEAD").route(read().to(pages::look)))
+        .service(
+            at("/refresh", "POST")
+                .route(web::post().to(refresh::renew))
+                .wrap(from_fn(guard::without_cookies))
+                .wrap(cors::layer(&door.app)),
+        )
         .service(with_session);
     cfg.app_data(web::Data::new(door.clone())).service(own).default_service(web::to(behind::answer));
 }

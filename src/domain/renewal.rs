@@ -66,7 +66,8 @@ impl Session {
     }
 
     fn jitter_ms(&self, margin_ms: i64) -> i64 {
-        let digest = Sha256::new().chain_update(&self.id).chain_update(self.generation.to_be_bytes()).finalize();
+        let digest =
+            Sha256::new().chain_update(&self.id).chain_update(self.generation.to_be_bytes()).finalize();
         let share = digest.first().copied().unwrap_or_default();
         (margin_ms / 20).min(JITTER_MAX_MS) * i64::from(share) / 256
     }
@@ -113,7 +114,10 @@ mod tests {
         }
         let mut renewed = with_life(400_000);
         renewed.renewal.refreshed_at_ms = Some(100_000);
-        assert!((340_000..=341_000).contains(&due_at(&renewed, None)), "the life counts from the last renewal");
+        assert!(
+            (340_000..=341_000).contains(&due_at(&renewed, None)),
+            "the life counts from the last renewal"
+        );
     }
 
     #[test]

@@ -12,9 +12,7 @@ use serde_json::{Map, Value};
 use super::{Visitor, audit, refresh};
 use crate::app::{App, Setup};
 use crate::crypto::OpenError;
-use crate::domain::{
-    Grant, NewSession, Renewal, Session, SessionKey, SessionKind, Tokens, User, clock,
-};
+use crate::domain::{Grant, NewSession, Renewal, Session, SessionKey, SessionKind, Tokens, User, clock};
 use crate::error::{Error, Result};
 use crate::store::users::{self, Applied, Outcome, Road};
 use crate::store::{Writer, sessions};

@@ -83,8 +83,9 @@ pub fn read_json<T: DeserializeOwned>(request: &HttpRequest, body: &[u8]) -> Res
     if !request.content_type().eq_ignore_ascii_case("application/json") {
         return Err(Error::InvalidRequest("Send JSON, with Content-Type: application/json."));
     }
-    serde_json::from_slice(body)
-        .map_err(|_| Error::InvalidRequest("The JSON is malformed, or a member is missing or of another type."))
+    serde_json::from_slice(body).map_err(|_| {
+        Error::InvalidRequest("The JSON is malformed, or a member is missing or of another type.")
+    })
 }
 
 #[cfg(test)]

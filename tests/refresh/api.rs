@@ -159,7 +159,9 @@ async fn a_refresh_reads_json_alone_and_no_cookie() {
     let house = TestHouse::with_op(&op).open().await;
     let (id, first) = client(&house).await;
     let body = json!({ "refreshToken": first, "sessionId": id });
-    for kind in ["text/plain", "application/x-www-form-urlencoded", "application/jsonp", "multipart/form-data", ""] {
+    for kind in
+        ["text/plain", "application/x-www-form-urlencoded", "application/jsonp", "multipart/form-data", ""]
+    {
         let page = house.browser().with_header("content-type", kind).post_json("/auth/refresh", &body).await;
         assert_eq!((page.status, page.json()["code"].as_str()), (400, Some("invalid_request")), "{kind}");
     }
@@ -177,14 +179,20 @@ async fn a_refresh_reads_json_alone_and_no_cookie() {
         assert_eq!(page.status, 400, "{odd}");
         assert!(!page.text().contains(&first));
     }
-    let evil = house.browser().with_header("origin", "https://evil.example").with_header("sec-fetch-site", "cross-site");
+    let evil = house
+        .browser()
+        .with_header("origin", "https://evil.example")
+        .with_header("sec-fetch-site", "cross-site");
     assert_eq!(evil.post_json("/auth/refresh", &body).await.status, 403);
     assert_eq!(house.browser().get("/auth/refresh").await.status, 405);
     assert_eq!(op.count("/token"), 1, "nobody was asked so far");
     // A cookie beside it is neither read nor taken away.
     let browser = house.browser();
     browser.set_cookie("doorward", "odd");
-    let page = browser.with_header("content-type", "application/json; charset=utf-8").post_json("/auth/refresh", &body).await;
+    let page = browser
+        .with_header("content-type", "application/json; charset=utf-8")
+        .post_json("/auth/refresh", &body)
+        .await;
     token(&page, "access_token");
     assert!(page.set_cookies().is_empty());
     assert_eq!(browser.cookie("doorward").as_deref(), Some("odd"));

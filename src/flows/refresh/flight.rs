@@ -24,8 +24,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 const NAP_MIN: Duration = Duration::from_millis(25);
 const NAP_MAX: Duration = Duration::from_millis(500);
 /// Before a call that failed is made again with the same token; the last failure stands.
-const RETRIES: [Option<Duration>; 3] =
-    [Some(Duration::from_millis(250)), Some(Duration::from_secs(1)), None];
+const RETRIES: [Option<Duration>; 3] = [Some(Duration::from_millis(250)), Some(Duration::from_secs(1)), None];
 const PAUSE_MAX_MS: i64 = 30_000;
 
 /// Whose tokens are to be renewed, as they were read.
@@ -225,14 +224,21 @@ async fn save(app: &App, setup: &Setup, fresh: &Fresh<'_>, is_api: bool) -> Resu
 async fn withdraw(app: &App, setup: &Setup, session_id: &str, token: SecretString) {
     let row = async { sessions::find(&mut app.store.reader().await?, session_id).await };
     let Ok(Some(row)) = row.await else { return };
-    let Some(provider) = setup.provider(&row.provider).filter(|_| row.revoked_at_ms.is_some()) else { return };
+    let Some(provider) = setup.provider(&row.provider).filter(|_| row.revoked_at_ms.is_some()) else {
+        return;
+    };
     if let Err(error) = provider.revoke(&token).await {
         tracing::info!(%error, "tokens could not be revoked at the provider");
     }
 }
 
 /// No new tokens. Only the provider's own refusal ends the session; everything else is an incident that passes.
-async fn refused(app: &App, quest: &Quest, claim: &Claim, (error, lost): (ProviderError, bool)) -> Result<()> {
+async fn refused(
+    app: &App,
+    quest: &Quest,
+    claim: &Claim,
+    (error, lost): (ProviderError, bool),
+) -> Result<()> {
     match error {
         ProviderError::Revoked if lost => end(app, quest, claim, "refresh_lost_response").await,
         ProviderError::Revoked => end(app, quest, claim, "refresh_refused").await,

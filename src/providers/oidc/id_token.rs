@@ -167,14 +167,13 @@ fn check_auth_time(
     if auth_time.is_some_and(|at| at > expected.now_ms.saturating_add(expected.config.clock_skew_ms)) {
         return refuse("id_token_auth_time", "from the future");
     }
-    let Some((attempt, seconds)) = expected.attempt.and_then(|attempt| Some((attempt, attempt.max_age?))) else {
+    let Some((attempt, seconds)) = expected.attempt.and_then(|attempt| Some((attempt, attempt.max_age?)))
+    else {
         return Ok(auth_time);
     };
     let max_age_ms = i64::try_from(seconds).unwrap_or(i64::MAX).saturating_mul(1000);
-    let oldest = attempt
-        .created_at_ms
-        .saturating_sub(max_age_ms)
-        .saturating_sub(expected.config.clock_skew_ms);
+    let oldest =
+        attempt.created_at_ms.saturating_sub(max_age_ms).saturating_sub(expected.config.clock_skew_ms);
     match auth_time {
         Some(at) if at >= oldest => Ok(Some(at)),
         _ => refuse("id_token_auth_time", "the person was not asked again"),

@@ -101,8 +101,7 @@ impl Oidc {
         if matches!(answer.status, 401 | 403) {
             return Err(ProviderError::Revoked);
         }
-        let claims =
-            token_call::read_object(&answer, "userinfo").map_err(ProviderError::into_outage)?;
+        let claims = token_call::read_object(&answer, "userinfo").map_err(ProviderError::into_outage)?;
         match (answer.status, claims.get("sub").and_then(Value::as_str)) {
             (200, Some(sub)) if sub == subject => Ok(()),
             (200, _) => Err(ProviderError::protocol("userinfo_sub", "it speaks of another person")),

@@ -14,6 +14,7 @@ mod op_hostile_selftest;
 mod op_selftest;
 mod openapi;
 mod problems;
+mod refresh;
 mod reload;
 mod security;
 mod servers;

@@ -5,6 +5,7 @@ mod attempts_and_audit;
 mod keys;
 mod opening;
 mod outages;
+mod refresh;
 mod sessions;
 mod users;
 

@@ -26,6 +26,7 @@ mod mix_up;
 mod parallel;
 mod pushed;
 mod redirects;
+mod refresh;
 mod session;
 mod session_ends;
 mod stage;

@@ -256,7 +256,7 @@ fn recognise(
 }
 
 /// Measures a call to a provider.
-async fn timed<T>(
+pub(super) async fn timed<T>(
     app: &App,
     provider: &dyn Provider,
     operation: &str,

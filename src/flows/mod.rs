@@ -8,6 +8,7 @@ pub mod audit;
 pub mod check;
 pub mod login;
 pub mod logout;
+pub mod register;
 pub mod reload;
 pub mod rotate;
 pub mod session;

@@ -17,6 +17,7 @@ mod prepare;
 
 pub mod audit_log;
 pub mod own_keys;
+pub mod registrations;
 pub mod rotate;
 pub mod sessions;
 pub mod used_attempts;

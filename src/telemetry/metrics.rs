@@ -99,6 +99,8 @@ struct Inner {
     callbacks: Series<2, Counter>,
     logouts: Series<2, Counter>,
     sessions_ended: Series<1, Counter>,
+    registrations: Series<2, Counter>,
+    undo_pending: Gauge,
     csrf_refusals: Counter,
     audit_dropped: Counter,
     http_requests: Series<3, Counter>,
@@ -132,6 +134,12 @@ impl Metrics {
             callbacks: counters(r, "login_callbacks", "Returns from a provider, by provider and outcome"),
             logouts: counters(r, "logouts", "Logouts, by kind and outcome"),
             sessions_ended: counters(r, "sessions_ended", "Sessions ended, by reason"),
+            registrations: counters(r, "registrations", "Registrations, by provider and outcome"),
+            undo_pending: gauge(
+                r,
+                "registration_undo_pending",
+                "Users at a provider that still wait to be taken back",
+            ),
             csrf_refusals: counter(
                 r,
                 "csrf_refusals",
@@ -199,6 +207,15 @@ impl Metrics {
 
     pub fn session_ended(&self, reason: &str, n: u64) {
         self.0.sessions_ended.count([("reason", word(reason))], n);
+    }
+
+    /// `outcome` is `ok`, `rolled_back`, `unproven` or `Error::reason`.
+    pub fn registration(&self, provider: &str, outcome: &str) {
+        self.0.registrations.count([("provider", self.provider(provider)), ("outcome", word(outcome))], 1);
+    }
+
+    pub fn registration_undo_pending(&self, n: i64) {
+        self.0.undo_pending.set(n);
     }
 
     pub fn csrf_refused(&self) {
@@ -294,6 +311,12 @@ fn counter(registry: &mut Registry, name: &str, help: &str) -> Counter {
     let counter = Counter::default();
     registry.register(name, help, counter.clone());
     counter
+}
+
+fn gauge(registry: &mut Registry, name: &str, help: &str) -> Gauge {
+    let gauge = Gauge::default();
+    registry.register(name, help, gauge.clone());
+    gauge
 }
 
 fn series<const N: usize, M>(registry: &mut Registry, name: &str, help: &str, new: fn() -> M) -> Series<N, M>

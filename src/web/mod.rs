@@ -20,6 +20,7 @@ pub mod operations;
 mod outer;
 mod pages;
 pub mod problem;
+mod register;
 mod session;
 pub mod views;
 pub mod waiting;
@@ -121,7 +122,11 @@ pub fn routes(cfg: &mut web::ServiceConfig, door: &Door, dev_idp: Option<&DevIdp
         .wrap(from_fn(guard::layer))
         .wrap(cors::layer(&door.app))
         .service(at("/login", "GET, HEAD, POST").route(read().to(login::start)).route(web::post().to(closed)))
-        .service(at("/register", "GET, HEAD, POST").route(read().to(closed)).route(web::post().to(closed)))
+        .service(
+            at("/register", "GET, HEAD, POST")
+                .route(read().to(register::show))
+                .route(web::post().to(register::register)),
+        )
         .service(at("/refresh", "POST").route(web::post().to(closed)))
         .service(
             at("/callback/{provider}", "GET, HEAD, POST")

@@ -12,6 +12,7 @@ mod op_hostile_selftest;
 mod op_selftest;
 mod openapi;
 mod problems;
+mod register;
 mod reload;
 mod security;
 mod servers;

@@ -24,6 +24,7 @@ mod mix_up;
 mod parallel;
 mod pushed;
 mod redirects;
+mod registration;
 mod session;
 mod session_ends;
 mod stage;

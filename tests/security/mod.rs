@@ -25,6 +25,7 @@ mod parallel;
 mod pushed;
 mod redirects;
 mod registration;
+mod registration_kills;
 mod session;
 mod session_ends;
 mod stage;

@@ -120,6 +120,8 @@ async fn rg_03_a_keycloak_that_keeps_no_marks_loses_nobody_who_is_not_proven_our
     refuse_users(&house).await;
     assert_eq!(visitor.post_json("/auth/register", &wish("olga")).await.status, 500);
     allow_users(&house).await;
+    let states = "SELECT state || ' ' || coalesce(error, '') FROM registrations ORDER BY created_at";
+    assert_eq!(house.database.texts(states).await, ["finished ", "undone rolled_back"]);
     let left = realm.admin(Method::GET, "/users?email=new.example", None).await;
     assert_eq!(left.as_array().unwrap().len(), 1, "{left}");
     // An intent whose outcome nobody knows, and a stranger of the same name.

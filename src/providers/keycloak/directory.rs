@@ -4,7 +4,6 @@
 //! a word; then only the answer to the creation itself proves that a user is ours.
 
 use async_trait::async_trait;
-use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use secrecy::{ExposeSecret as _, SecretString};
 use serde_json::{Map, Value, json};
 use url::Url;
@@ -71,7 +70,8 @@ impl Directory for Keycloak {
         for _ in 0..DELETE_TRIES {
             let answer = self.oidc.http().delete(&url, Credentials::Bearer(token.expose_secret())).await?;
             match answer.status {
-                200..=299 | 404 => return Ok(()),
+                200..=299 => return Ok(()),
+                404 if is_gone(&answer) => return Ok(()),
                 401 => token = self.another(&token).await?,
                 _ => {}
             }
@@ -102,12 +102,14 @@ impl Keycloak {
             base = inside.clone();
             base.set_path(&path);
         }
-        let mut text = format!("{}/admin/realms/{realm}/users", base.as_str().trim_end_matches('/'));
-        for segment in more {
-            text.push('/');
-            text.extend(utf8_percent_encode(segment, NON_ALPHANUMERIC));
+        let text = format!("{}/admin/realms/{realm}/users", base.as_str().trim_end_matches('/'));
+        let mut url = Url::parse(&text).map_err(|_| odd())?;
+        // A dot segment would lead elsewhere; no id is one.
+        if more.iter().any(|segment| matches!(*segment, "" | "." | "..")) {
+            return Err(ProviderError::protocol("provider_error", "a user id that is none"));
         }
-        Url::parse(&text).map_err(|_| odd())
+        url.path_segments_mut().map_err(|()| odd())?.extend(more);
+        Ok(url)
     }
 
     async fn asked(&self, url: &Url) -> Result<Answer, ProviderError> {
@@ -124,6 +126,11 @@ impl Keycloak {
         self.own.forget(refused).await;
         self.own.current(&self.oidc).await
     }
+}
+
+/// A realm that is not there, or a proxy that knows no such path, answers 404 as well; that proves nothing.
+fn is_gone(answer: &Answer) -> bool {
+    Oidc::object(answer).is_some_and(|body| body.get("error").is_some_and(|error| error == "User not found"))
 }
 
 /// Only members that Keycloak knows: it refuses any other.

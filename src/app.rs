@@ -8,7 +8,8 @@ use arc_swap::ArcSwap;
 use crate::config::{self, Config};
 use crate::crypto::seal::KeyRing;
 use crate::domain::return_to::ReturnRules;
-use crate::domain::{Clock, Random, Refusals};
+use crate::domain::{Clock, Random, Refusals, Tally};
+use crate::events::live::Live;
 use crate::providers::oidc::Memory;
 use crate::providers::{self, Provider};
 use crate::proxy::routes::Table;
@@ -24,6 +25,10 @@ pub struct App {
     pub metrics: Metrics,
     /// How much each address may still write to the audit log this minute.
     pub refusals: Refusals,
+    /// Refused logout tokens by address.
+    pub bad_logout_tokens: Tally,
+    /// The tabs that listen right now.
+    pub live: Live,
 }
 
 /// What a reload replaces, all of it at once.
@@ -122,6 +127,8 @@ impl App {
             random,
             metrics,
             refusals: Refusals::default(),
+            bad_logout_tokens: Tally::default(),
+            live: Live::default(),
         }
     }
 

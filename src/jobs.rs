@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use crate::app::App;
+use crate::domain::clock;
 use crate::flows::{rotate, sweep};
 
 /// How often the house is swept; often enough that a batch stays small, rarely enough that an idle house sleeps.
@@ -38,6 +39,30 @@ pub async fn run(app: Arc<App>, mut closing: watch::Receiver<bool>) {
                 (pause * 2).clamp(SWEEP, BACK_OFF_MAX)
             }
         };
+    }
+}
+
+/// Hears what ends in other processes, through every outage, until the house closes.
+pub async fn listen(app: Arc<App>, mut closing: watch::Receiver<bool>) {
+    let node = clock::token_128(&*app.random);
+    tokio::select! {
+        () = app.store.listen(&node) => {}
+        _ = closing.wait_for(|closing| *closing) => {}
+    }
+}
+
+/// Tells open tabs what ends, here and elsewhere, until the house closes.
+pub async fn tell_tabs(app: Arc<App>, mut closing: watch::Receiver<bool>) {
+    let mut notices = app.store.notices();
+    loop {
+        tokio::select! {
+            notice = notices.next() => {
+                if app.live.hear(&notice) {
+                    app.metrics.notices_lost();
+                }
+            }
+            _ = closing.wait_for(|closing| *closing) => return,
+        }
     }
 }
 

@@ -43,7 +43,7 @@ impl Refusals {
 }
 
 /// Who holds one IPv6 address holds its /64.
-fn network(address: &str) -> String {
+pub(super) fn network(address: &str) -> String {
     match address.parse::<std::net::Ipv6Addr>() {
         Ok(ip) => {
             let [a, b, c, d, ..] = ip.segments();

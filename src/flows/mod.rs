@@ -8,6 +8,7 @@ pub mod audit;
 pub mod check;
 pub mod login;
 pub mod logout;
+pub mod provider_logout;
 pub mod reload;
 pub mod rotate;
 pub mod session;

@@ -5,7 +5,7 @@ use url::Url;
 
 use super::oidc::{Oidc, claims};
 use super::{Provider, ProviderError};
-use crate::domain::{Callback, Grant, LoginAttempt, LoginRequest};
+use crate::domain::{Callback, Grant, LoginAttempt, LoginRequest, Tokens};
 
 /// Keycloak drops a longer `login_hint` without a word (since 26.4); leaving it out says the same more honestly.
 const LOGIN_HINT_MAX: usize = 255;
@@ -26,6 +26,16 @@ impl Provider for Keycloak {
         let mut request = request.clone();
         request.login_hint = request.login_hint.filter(|hint| hint.len() <= LOGIN_HINT_MAX);
         self.0.authorize(attempt, &request).await
+    }
+
+    /// Revoking a refresh token leaves the session alive for other clients, and a person whom Keycloak still asks whether to sign out has
+    /// one too; its own logout ends it for all.
+    async fn sign_out(&self, tokens: &Tokens) -> Result<(), ProviderError> {
+        match (&tokens.refresh, &tokens.access) {
+            (Some(refresh), _) => self.0.end_session_by(refresh).await,
+            (None, Some(access)) => self.0.revoke(access).await,
+            (None, None) => Ok(()),
+        }
     }
 
     async fn exchange(&self, callback: &Callback, attempt: &LoginAttempt) -> Result<Grant, ProviderError> {

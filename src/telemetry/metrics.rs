@@ -110,6 +110,9 @@ struct Inner {
     swept: Series<1, Counter>,
     jobs: Series<2, Counter>,
     connections: Series<1, Gauge>,
+    notices_healthy: Gauge,
+    notices_lost: Counter,
+    event_streams: Gauge,
 }
 
 impl Default for Metrics {
@@ -161,6 +164,17 @@ impl Metrics {
             swept: counters(r, "swept_rows", "Rows removed because their time was over, by table"),
             jobs: counters(r, "job_runs", "Runs of a job, by job and outcome"),
             connections: gauges(r, "database_connections", "Open database connections, by state"),
+            notices_healthy: gauge(
+                r,
+                "notices_healthy",
+                "1 while notices of other processes come through, else 0",
+            ),
+            notices_lost: counter(
+                r,
+                "notices_lost",
+                "Times that notices of other processes may have been missed",
+            ),
+            event_streams: gauge(r, "event_streams", "Open event streams of signed-in people"),
             providers: RwLock::default(),
             lost_lines,
             registry,
@@ -244,6 +258,19 @@ impl Metrics {
         self.0.jobs.count([("job", word(name)), ("outcome", word(outcome))], 1);
     }
 
+    /// Whether the word of other processes comes through.
+    pub fn notices_healthy(&self, healthy: bool) {
+        self.0.notices_healthy.set(i64::from(healthy));
+    }
+
+    pub fn notices_lost(&self) {
+        self.0.notices_lost.inc();
+    }
+
+    pub fn event_streams(&self, open: usize) {
+        self.0.event_streams.set(i64::try_from(open).unwrap_or(i64::MAX));
+    }
+
     pub fn database_connections(&self, idle: usize, busy: usize) {
         for (state, n) in [("idle", idle), ("busy", busy)] {
             self.0.connections.set([("state", Cow::Borrowed(state))], i64::try_from(n).unwrap_or(i64::MAX));
@@ -294,6 +321,12 @@ fn counter(registry: &mut Registry, name: &str, help: &str) -> Counter {
     let counter = Counter::default();
     registry.register(name, help, counter.clone());
     counter
+}
+
+fn gauge(registry: &mut Registry, name: &str, help: &str) -> Gauge {
+    let gauge = Gauge::default();
+    registry.register(name, help, gauge.clone());
+    gauge
 }
 
 fn series<const N: usize, M>(registry: &mut Registry, name: &str, help: &str, new: fn() -> M) -> Series<N, M>

@@ -10,10 +10,12 @@
 
 mod address;
 mod api;
+mod backchannel;
 mod behind;
 pub mod cookies;
 mod cors;
 mod csrf;
+mod events;
 mod guard;
 mod login;
 pub mod operations;
@@ -131,8 +133,10 @@ pub fn routes(cfg: &mut web::ServiceConfig, door: &Door, dev_idp: Option<&DevIdp
         .service(
             at("/logout", "GET, HEAD, POST")
                 .route(read().to(pages::sign_out))
+                .route(web::post().guard(wire::in_json()).to(api::leave))
                 .route(web::post().to(pages::leave)),
         )
+        .service(at("/events", "GET").route(web::get().to(events::stream)))
         .service(at("/signed-out", "GET, HEAD").route(read().to(pages::signed_out)))
         .service(at("/me", "GET, HEAD").route(read().to(api::me)))
         .service(
@@ -146,8 +150,10 @@ pub fn routes(cfg: &mut web::ServiceConfig, door: &Door, dev_idp: Option<&DevIdp
         .service(at("/account/sessions/end-all", "POST").route(web::post().to(pages::end_all)))
         .service(at("/account/sessions/{id}/end", "POST").route(web::post().to(pages::end_one)))
         .default_service(web::to(nothing));
-    // What anybody may keep needs no session, and must never carry a cookie.
+    // What anybody may keep, and what a provider says, needs no session, and must never carry a cookie.
     let own = web::scope(&door.auth_prefix)
+        .service(at("/backchannel-logout/{provider}", "POST").route(web::post().to(backchannel::logout)))
+        .service(at("/frontchannel-logout/{provider}", "GET, HEAD").route(read().to(backchannel::frame)))
         .service(at("/static/{name}", "GET, HEAD").route(read().to(pages::look)))
         .service(with_session);
     cfg.app_data(web::Data::new(door.clone())).service(own).default_service(web::to(behind::answer));

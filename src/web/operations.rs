@@ -52,7 +52,12 @@ async fn ready(app: web::Data<MaybeApp>) -> HttpResponse {
 }
 
 async fn metrics(app: web::Data<MaybeApp>) -> HttpResponse {
-    match app.load_full().map(|app| app.metrics.encode()) {
+    let app = app.load_full();
+    if let Some(app) = &app {
+        app.metrics.notices_healthy(app.store.is_channel_healthy());
+        app.metrics.event_streams(app.live.count());
+    }
+    match app.map(|app| app.metrics.encode()) {
         Some(Ok(text)) => HttpResponse::Ok().content_type(CONTENT_TYPE).body(text),
         Some(Err(_)) => HttpResponse::InternalServerError().finish(),
         None => HttpResponse::ServiceUnavailable().finish(),

@@ -1,5 +1,7 @@
 //! The JSON shapes of users and sessions: an allow-list of fields, camelCase, times in RFC 3339 with milliseconds.
 
+use actix_web::guard::{Guard, fn_guard};
+use actix_web::http::header::CONTENT_TYPE;
 use secrecy::{ExposeSecret as _, SecretString};
 use serde_json::{Value, json};
 use time::OffsetDateTime;
@@ -10,6 +12,15 @@ use crate::domain::{Session, Tokens, User};
 
 const MOMENT: &[BorrowedFormatItem<'static>] =
     format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]Z");
+
+/// A request whose body calls itself JSON.
+pub fn in_json() -> impl Guard {
+    fn_guard(|asked| {
+        let kind = asked.head().headers().get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
+        let essence = kind.unwrap_or_default().split(';').next().unwrap_or_default().trim();
+        essence.eq_ignore_ascii_case("application/json")
+    })
+}
 
 /// A moment for programs.
 pub fn time(ms: i64) -> String {

@@ -5,7 +5,7 @@ use zeroize::Zeroizing;
 
 use crate::crypto::{KeyRing, OpenError, Place};
 use crate::domain::Tokens;
-use crate::store::{Db, StoreError, Writer};
+use crate::store::{Db, Note, StoreError, Writer};
 
 pub(in crate::store) const TABLE: &str = "sessions";
 pub(in crate::store) const ACCESS: &str = "access_token";
@@ -117,5 +117,8 @@ pub async fn save_tokens(
         renewal.session_id, renewal.generation, sealed.access.as_deref(), sealed.refresh.as_deref(),
         sealed.id.as_deref(), sealed.token_expires_at, sealed.refresh_expires_at,
         sealed.scope.as_deref(), now_ms)?;
+    if rows == 1 {
+        w.note(Note::Changed(renewal.session_id.to_owned()));
+    }
     Ok(rows == 1)
 }

@@ -3,11 +3,13 @@
 
 mod architecture;
 mod browser_selftest;
+mod channel;
 mod chromium;
 mod config;
 mod house;
 mod keys;
 mod login;
+mod logout;
 mod op_hostile_selftest;
 mod op_selftest;
 mod openapi;

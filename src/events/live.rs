@@ -113,6 +113,7 @@ impl Live {
     }
 
     /// Passes a notice on to whom it concerns; whether it is that something may have been missed.
+    #[must_use]
     pub fn hear(&self, notice: &Notice) -> bool {
         let open = self.open();
         let tell =
@@ -188,11 +189,11 @@ mod tests {
         let mut one = live.listen("s1", "ada").unwrap();
         let mut two = live.listen("s2", "ada").unwrap();
         let mut other = live.listen("s3", "bob").unwrap();
-        live.hear(&Notice::Of(Note::User("ada".into())));
-        live.hear(&Notice::Of(Note::Ended("s2".into())));
+        assert!(!live.hear(&Notice::Of(Note::User("ada".into()))));
+        assert!(!live.hear(&Notice::Of(Note::Ended("s2".into()))));
         assert_eq!(one.next().await, Event::UserUpdated);
         assert_eq!(two.next().await, Event::SessionEnded, "the end goes before the news");
-        live.hear(&Notice::Lost);
+        assert!(live.hear(&Notice::Lost));
         assert_eq!(other.next().await, Event::LookAgain);
         assert_eq!(one.next().await, Event::LookAgain);
         assert!(other.ear.take().is_none());

@@ -76,7 +76,7 @@ impl Tab {
                     },
                 },
                 _ = self.tick.tick() => {
-                    let is_heartbeat = self.ticks % HEARTBEAT == 0;
+                    let is_heartbeat = self.ticks.is_multiple_of(HEARTBEAT);
                     self.ticks = self.ticks.wrapping_add(1);
                     let app: &App = &self.door.app;
                     let in_time = self.session.is_alive(app.now_ms(), app.setup().config.session.idle_ms);

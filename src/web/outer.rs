@@ -285,9 +285,7 @@ fn finish_headers(door: &Door, seen: &Seen, headers: &mut HeaderMap) {
     }
     // A page that names who may frame it says so in the newer header alone.
     let may_be_framed = seen.class == Class::Own
-        && headers
-            .get(header::CONTENT_SECURITY_POLICY)
-            .is_some_and(|policy| super::backchannel::is_for_frames(policy));
+        && headers.get(header::CONTENT_SECURITY_POLICY).is_some_and(super::backchannel::is_for_frames);
     let mut set = |name: HeaderName, value: &str| {
         if let (false, Ok(value)) = (headers.contains_key(&name), HeaderValue::from_str(value)) {
             headers.insert(name, value);

@@ -10,3 +10,4 @@ pub mod jar;
 pub mod op;
 pub mod process;
 pub mod servers;
+pub mod tab;

@@ -164,11 +164,7 @@ impl Metrics {
             swept: counters(r, "swept_rows", "Rows removed because their time was over, by table"),
             jobs: counters(r, "job_runs", "Runs of a job, by job and outcome"),
             connections: gauges(r, "database_connections", "Open database connections, by state"),
-            notices_healthy: gauge(
-                r,
-                "notices_healthy",
-                "1 while notices of other processes come through, else 0",
-            ),
+            notices_healthy: gauge(r, "notices_healthy", "Whether notices of other processes come through"),
             notices_lost: counter(
                 r,
                 "notices_lost",

@@ -1,4 +1,4 @@
-//! Chapter 9 as far as a provider's own word goes: logout tokens, rule by rule, once each, and against logins under way.
+//! Chapter 9 as far as a provider's own word goes: logout tokens, rule by rule, and once each.
 
 use std::time::{Duration, Instant};
 
@@ -6,11 +6,11 @@ use doorward::domain::Clock as _;
 use serde_json::{Map, Value, json};
 
 use super::stage::Stage;
-use super::{is_signed_in, signed_in, signed_in_as};
+use super::{is_signed_in, signed_in};
 use crate::house::home::{TestHouse, op_provider};
 use crate::house::op::keys::Alg;
 use crate::house::op::mint::{self, flip_bit, peek};
-use crate::house::op::{Answer, Gate, Person, ScriptedOp, SigningKey};
+use crate::house::op::{Answer, Person, ScriptedOp, SigningKey};
 use crate::house::servers::http;
 
 const EVENT: &str = "http://schemas.openid.net/event/backchannel-logout";
@@ -30,7 +30,7 @@ async fn post_to(house: &TestHouse, provider: &str, content_type: &str, body: St
     Told { status, store, body: sent.text().await.unwrap() }
 }
 
-async fn tell(house: &TestHouse, token: &str) -> u16 {
+pub async fn tell(house: &TestHouse, token: &str) -> u16 {
     let body =
         url::form_urlencoded::Serializer::new(String::new()).append_pair("logout_token", token).finish();
     let told = post_to(house, "op", "application/x-www-form-urlencoded", body).await;
@@ -38,7 +38,7 @@ async fn tell(house: &TestHouse, token: &str) -> u16 {
     told.status
 }
 
-async fn stage() -> Stage {
+pub async fn stage() -> Stage {
     let op = ScriptedOp::start().await;
     let plan = TestHouse::with_op(&op).set("LIMITS__BAD_LOGOUT_TOKENS", "\"off\"");
     Stage::of(op, plan).await
@@ -386,88 +386,6 @@ async fn tk_17_unknown_keys_of_strangers_do_not_use_up_what_logins_need() {
     stage.op.script(crate::house::op::Script::rotate_key);
     stage.house.clock.advance(Duration::from_secs(61));
     assert_eq!(tell(&stage.house, &stage.op.logout_token(Some("alice"), None, |_| {})).await, 200);
-}
-
-/// A login whose code is being exchanged while the provider says that its session is over.
-async fn races(stage: &Stage, token: impl Fn(&str) -> String) -> u16 {
-    let gate = Gate::closed();
-    stage.op.script(|s| {
-        s.sid = Some("raced".to_owned());
-        s.hold_answer.insert("/token".into(), gate.clone());
-    });
-    let browser = stage.browser();
-    let callback = stage.callback_of(&browser, "/auth/login?return_to=/protected").await;
-    let finishing = tokio::spawn(async move { browser.click("/", &callback).await });
-    gate.arrived(1).await;
-    assert_eq!(tell(&stage.house, &token("raced")).await, 200);
-    gate.open();
-    let status = finishing.await.unwrap().status;
-    stage.op.script(|s| {
-        s.hold_answer.clear();
-        s.sid = None;
-    });
-    status
-}
-
-#[tokio::test]
-async fn lo_10_a_logout_that_comes_while_its_login_is_finished_wins() {
-    let stage = stage().await;
-    assert_eq!(races(&stage, |sid| stage.op.logout_token(None, Some(sid), |_| {})).await, 400);
-    assert_eq!(stage.house.live_sessions().await, 0);
-    stage.house.clock.advance(Duration::from_secs(1));
-    assert_eq!(races(&stage, |_| stage.op.logout_token(Some("alice"), None, |_| {})).await, 400);
-    assert_eq!(stage.house.live_sessions().await, 0);
-    assert_eq!(stage.house.refusals("logged_out_meanwhile").await, 2);
-    // Somebody else's logout, and a later login, are not concerned.
-    assert_eq!(races(&stage, |_| stage.op.logout_token(Some("bob"), None, |_| {})).await, 303);
-    assert_eq!(stage.house.live_sessions().await, 1);
-    stage.house.clock.advance(Duration::from_secs(1));
-    assert_eq!(tell(&stage.house, &stage.op.logout_token(Some("alice"), None, |_| {})).await, 200);
-    stage.house.clock.advance(Duration::from_secs(1));
-    assert!(is_signed_in(&signed_in(&stage.house).await).await);
-}
-
-#[tokio::test]
-async fn lo_10_login_and_logout_at_the_same_instant_leave_no_session_on_postgresql() {
-    let op = ScriptedOp::start().await;
-    let database = crate::house::databases::Database::postgres().await;
-    let plan = TestHouse::with_op(&op).database(&database).set("LIMITS__BAD_LOGOUT_TOKENS", "\"off\"");
-    let stage = Stage::of(op, plan).await;
-    for round in 0..20 {
-        let sid = format!("round-{round}");
-        let gate = Gate::closed();
-        stage.op.script(|s| {
-            s.sid = Some(sid.clone());
-            s.hold_answer.insert("/token".into(), gate.clone());
-        });
-        let browser = stage.browser();
-        let callback = stage.callback_of(&browser, "/auth/login?return_to=/protected").await;
-        let finishing = tokio::spawn(async move { browser.click("/", &callback).await });
-        gate.arrived(1).await;
-        gate.open();
-        let token = stage.op.logout_token(Some("alice"), Some(&sid), |_| {});
-        assert_eq!(tell(&stage.house, &token).await, 200);
-        finishing.await.unwrap();
-        assert_eq!(stage.house.live_sessions().await, 0, "round {round}: the login won");
-    }
-}
-
-#[tokio::test]
-async fn lo_10_keycloaks_partial_word_puts_the_persons_other_sessions_and_logins_in_doubt() {
-    let op = ScriptedOp::start().await;
-    let provider = op_provider("op", &op).replace("kind = \"oidc\"", "kind = \"keycloak\"");
-    let stage = Stage::of(op, TestHouse::with(&provider)).await;
-    signed_in(&stage.house).await;
-    signed_in(&stage.house).await;
-    signed_in_as(&stage.house, &stage.op, Person::named("bob")).await;
-    stage.op.script(|s| s.person = Person::named("alice"));
-    let first = stage.op.sids().remove(0);
-    assert_eq!(races(&stage, |_| stage.op.logout_token(Some("alice"), Some(&first), |_| {})).await, 303);
-    let doubted =
-        "SELECT count(*) FROM sessions WHERE revoked_at IS NULL AND must_prove AND user_id = 'alice'";
-    assert_eq!(stage.house.database.number(doubted).await, 2, "the other one, and the one being made");
-    assert_eq!(stage.house.database.number("SELECT count(*) FROM sessions WHERE must_prove").await, 2);
-    assert_eq!(stage.house.live_sessions().await, 3);
 }
 
 #[tokio::test]

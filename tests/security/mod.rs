@@ -19,6 +19,7 @@ mod identity;
 mod identity_attributes;
 mod keys;
 mod logout;
+mod logout_races;
 mod logout_tokens;
 mod loops;
 mod mix_up;

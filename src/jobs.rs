@@ -12,10 +12,12 @@ use tokio::sync::watch;
 use crate::app::App;
 use crate::error::Result;
 use crate::flows::lease::{self, Lease, Turn};
-use crate::flows::{rotate, sweep};
+use crate::flows::{register, rotate, sweep};
 
 /// Often enough that a batch stays small, rarely enough that an idle house sleeps.
 const EVERY: Duration = Duration::from_mins(1);
+/// How often unfinished registrations are looked for: one look in an index, and nothing stays an orphan for long (security.md RG-02).
+const RESUME: Duration = Duration::from_secs(5);
 const BACK_OFF_MAX: Duration = Duration::from_mins(15);
 /// A holder renews three times as often; one that is silent for this long is taken for dead.
 const LEASE: Duration = Duration::from_secs(30);
@@ -49,7 +51,17 @@ pub const JOBS: &[Job] = &[
         every: EVERY,
         runs: Runs::Once { lease: LEASE, work: |app, lease| Box::pin(swept(app, lease)) },
     },
+    // Each unfinished registration is claimed by itself, so replicas share them.
+    Job { name: "registrations", every: RESUME, runs: Runs::Everywhere(|app| Box::pin(resumed(app))) },
 ];
+
+async fn resumed(app: &App) -> Result<()> {
+    let resumed = register::resume(app).await?;
+    if resumed.taken_up > 0 {
+        tracing::info!(?resumed, "registrations resumed");
+    }
+    Ok(())
+}
 
 async fn swept(app: &App, lease: &Lease) -> Result<()> {
     let swept = sweep::run_leased(app, lease).await?;

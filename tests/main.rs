@@ -15,6 +15,7 @@ mod op_selftest;
 mod openapi;
 mod problems;
 mod refresh;
+mod register;
 mod reload;
 mod security;
 mod servers;

@@ -13,6 +13,7 @@ pub mod lease;
 pub mod login;
 pub mod logout;
 pub mod refresh;
+pub mod register;
 pub mod reload;
 pub mod rotate;
 pub mod session;

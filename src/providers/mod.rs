@@ -5,6 +5,8 @@
 //! Every vendor *has* an [`oidc::Oidc`]; none *is* one.
 
 mod dev;
+mod dev_directory;
+pub mod directory;
 pub mod http;
 mod keycloak;
 pub mod oidc;
@@ -159,6 +161,11 @@ pub trait Provider: Send + Sync {
         self.oidc().end_session_url(id_token, back_to, state).await
     }
 
+    /// The power to create and remove people there; `None` where the provider has no such place.
+    fn directory(&self) -> Option<&dyn directory::Directory> {
+        None
+    }
+
     /// What was learned of the provider, for its successor after a reload.
     fn memory(&self) -> Arc<oidc::Memory> {
         self.oidc().memory()
@@ -193,7 +200,7 @@ pub fn open(
     let oidc = oidc::Oidc::new(config.clone(), clock, random, memory.unwrap_or_else(oidc::Memory::new))?;
     Ok(match config.kind {
         config::ProviderKind::Dev => Arc::new(dev::Dev(oidc)),
-        config::ProviderKind::Keycloak => Arc::new(keycloak::Keycloak(oidc)),
+        config::ProviderKind::Keycloak => Arc::new(keycloak::Keycloak::new(oidc)),
         config::ProviderKind::Oidc => Arc::new(oidc),
     })
 }

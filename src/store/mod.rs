@@ -19,6 +19,7 @@ pub mod api_keys;
 pub mod audit_log;
 pub mod leases;
 pub mod own_keys;
+pub mod registrations;
 pub mod rotate;
 pub mod sessions;
 pub mod used_attempts;

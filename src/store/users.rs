@@ -166,6 +166,15 @@ pub async fn set_status(
     ended(w, id, rows, status == Status::Suspended, now_ms).await
 }
 
+/// Writes the app's own data of a user, a JSON object; nothing that a provider says ever touches it.
+///
+/// # Errors
+/// The database's.
+pub async fn set_app_data(w: &mut Writer, id: &str, app_data: &str) -> Result<(), StoreError> {
+    sql!(execute in w, "UPDATE users SET app_data = $2 WHERE id = $1", id, app_data)?;
+    Ok(())
+}
+
 /// Whether the user may use this app. Taking that away ends all sessions; returns
 /// their ids, or `None` when there is no such user.
 ///

@@ -100,6 +100,8 @@ struct Inner {
     logouts: Series<2, Counter>,
     sessions_ended: Series<1, Counter>,
     refreshes: Series<2, Counter>,
+    registrations: Series<2, Counter>,
+    undo_pending: Gauge,
     csrf_refusals: Counter,
     audit_dropped: Counter,
     http_requests: Series<3, Counter>,
@@ -135,6 +137,12 @@ impl Metrics {
             logouts: counters(r, "logouts", "Logouts, by kind and outcome"),
             sessions_ended: counters(r, "sessions_ended", "Sessions ended, by reason"),
             refreshes: counters(r, "refreshes", "Renewals of a session's tokens, by provider and outcome"),
+            registrations: counters(r, "registrations", "Registrations, by provider and outcome"),
+            undo_pending: gauge(
+                r,
+                "registration_undo_pending",
+                "Users at a provider that still wait to be taken back",
+            ),
             csrf_refusals: counter(
                 r,
                 "csrf_refusals",
@@ -212,6 +220,15 @@ impl Metrics {
     /// `outcome` is `ok`, `lost_claim`, or `ProviderError::outcome`.
     pub fn refreshed(&self, provider: &str, outcome: &str) {
         self.0.refreshes.count([("provider", self.provider(provider)), ("outcome", word(outcome))], 1);
+    }
+
+    /// `outcome` is `ok`, `rolled_back`, `unproven` or `Error::reason`.
+    pub fn registration(&self, provider: &str, outcome: &str) {
+        self.0.registrations.count([("provider", self.provider(provider)), ("outcome", word(outcome))], 1);
+    }
+
+    pub fn registration_undo_pending(&self, n: i64) {
+        self.0.undo_pending.set(n);
     }
 
     pub fn csrf_refused(&self) {
@@ -311,6 +328,12 @@ fn counter(registry: &mut Registry, name: &str, help: &str) -> Counter {
     let counter = Counter::default();
     registry.register(name, help, counter.clone());
     counter
+}
+
+fn gauge(registry: &mut Registry, name: &str, help: &str) -> Gauge {
+    let gauge = Gauge::default();
+    registry.register(name, help, gauge.clone());
+    gauge
 }
 
 fn series<const N: usize, M>(registry: &mut Registry, name: &str, help: &str, new: fn() -> M) -> Series<N, M>

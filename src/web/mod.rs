@@ -22,6 +22,7 @@ mod outer;
 mod pages;
 pub mod problem;
 mod refresh;
+mod register;
 mod session;
 pub mod views;
 pub mod waiting;
@@ -123,7 +124,11 @@ pub fn routes(cfg: &mut web::ServiceConfig, door: &Door, dev_idp: Option<&DevIdp
         .wrap(from_fn(guard::layer))
         .wrap(cors::layer(&door.app))
         .service(at("/login", "GET, HEAD, POST").route(read().to(login::start)).route(web::post().to(closed)))
-        .service(at("/register", "GET, HEAD, POST").route(read().to(closed)).route(web::post().to(closed)))
+        .service(
+            at("/register", "GET, HEAD, POST")
+                .route(read().to(register::show))
+                .route(web::post().to(register::register)),
+        )
         .service(
             at("/callback/{provider}", "GET, HEAD, POST")
                 .route(read().to(login::finish_get))

@@ -241,10 +241,16 @@ fn check_host(door: &Door, seen: &Seen, request: &ServiceRequest) -> Option<Resu
     Some(Err(Error::WrongHost))
 }
 
+/// Marks an answer that is whole although its status is an error's: a form shown again, with what is wrong beside its fields.
+pub struct Whole;
+
 /// The problem that an answer stands for: one of ours, or an error that a library made on one of our own paths.
 fn problem_in(seen: &Seen, response: &HttpResponse<BoxBody>) -> Option<Problem> {
     if let Some(problem) = response.extensions().get::<Problem>() {
         return Some(problem.clone());
+    }
+    if response.extensions().get::<Whole>().is_some() {
+        return None;
     }
     let status = response.status();
     (seen.class == Class::Own && (status.is_client_error() || status.is_server_error()))

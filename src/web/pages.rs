@@ -15,7 +15,7 @@ use super::{Door, visitor, wire};
 use crate::domain::{ReturnTo, Session};
 use crate::error::Error;
 use crate::flows::session::{Extent, Guest};
-use crate::flows::{logout, session};
+use crate::flows::{logout, register, session};
 
 type Answer = Result<HttpResponse, Refused>;
 
@@ -23,7 +23,7 @@ type Answer = Result<HttpResponse, Refused>;
 const FORGET_PAGES: (&str, &str) = ("clear-site-data", "\"cache\"");
 
 /// A page. It may name itself to our own forms as their origin, which `no-referrer` would hide from browsers without `Sec-Fetch-Site`.
-fn page(template: &impl Template) -> Answer {
+pub fn page(template: &impl Template) -> Answer {
     let html = template.render().map_err(|e| Refused(Error::Internal(e.to_string())))?;
     Ok(HttpResponse::Ok()
         .content_type("text/html; charset=utf-8")
@@ -87,7 +87,12 @@ pub fn choose(door: &Door, providers: &[(String, String)], query: &str) -> Answe
             }
         })
         .collect();
-    page(&views::ChooseProvider { chrome: chrome(door, None), providers: choices, notice: None })
+    let register_href = (!register::offered(&door.app.setup()).is_empty()).then(|| {
+        let return_to = kept.iter().find(|(name, _)| name == "return_to").map(|(_, to)| to.as_ref());
+        super::register::href(door, return_to)
+    });
+    let chrome = chrome(door, None);
+    page(&views::ChooseProvider { chrome, providers: choices, notice: None, register_href })
 }
 
 #[derive(serde::Deserialize)]

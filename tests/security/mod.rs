@@ -27,6 +27,8 @@ mod parallel;
 mod pushed;
 mod redirects;
 mod refresh;
+mod registration;
+mod registration_kills;
 mod session;
 mod session_ends;
 mod stage;

@@ -3,6 +3,7 @@
 //! The only room that knows the openidconnect crate. Foreign bytes pass `strict` before anything else reads them.
 
 mod authorize;
+pub(super) mod back_channel;
 pub(super) mod claims;
 mod discovery;
 mod id_token;

@@ -1,8 +1,12 @@
 //! What differs at Keycloak (26.x).
 
+mod directory;
+
 use async_trait::async_trait;
 use url::Url;
 
+use super::directory::Directory;
+use super::oidc::back_channel::OwnToken;
 use super::oidc::{Oidc, claims};
 use super::{Provider, ProviderError};
 use crate::domain::{Callback, Denial, Grant, Held, LoginAttempt, LoginRequest, Tokens};
@@ -10,12 +14,26 @@ use crate::domain::{Callback, Denial, Grant, Held, LoginAttempt, LoginRequest, T
 /// Keycloak drops a longer `login_hint` without a word (since 26.4); leaving it out says the same more honestly.
 const LOGIN_HINT_MAX: usize = 255;
 
-pub(super) struct Keycloak(pub Oidc);
+pub(super) struct Keycloak {
+    oidc: Oidc,
+    /// For the directory.
+    own: OwnToken,
+}
+
+impl Keycloak {
+    pub(super) fn new(oidc: Oidc) -> Self {
+        Self { oidc, own: OwnToken::default() }
+    }
+}
 
 #[async_trait]
 impl Provider for Keycloak {
     fn oidc(&self) -> &Oidc {
-        &self.0
+        &self.oidc
+    }
+
+    fn directory(&self) -> Option<&dyn Directory> {
+        Some(self)
     }
 
     async fn authorize_url(
@@ -25,24 +43,25 @@ impl Provider for Keycloak {
     ) -> Result<Url, ProviderError> {
         let mut request = request.clone();
         request.login_hint = request.login_hint.filter(|hint| hint.len() <= LOGIN_HINT_MAX);
-        self.0.authorize(attempt, &request).await
+        self.oidc.authorize(attempt, &request).await
     }
 
     async fn exchange(&self, callback: &Callback, attempt: &LoginAttempt) -> Result<Grant, ProviderError> {
-        let mut redeemed = self.0.redeem(callback, attempt).await?;
+        let mut redeemed = self.oidc.redeem(callback, attempt).await?;
         // Keycloak's default mappers put roles into the access token alone.
-        let config = self.0.config();
+        let config = self.oidc.config();
         if claims::at(&redeemed.claims, config.claims.roles.as_deref()).is_none()
-            && let Some(more) = self.0.access_token_claims(&redeemed.tokens, &redeemed.verified.subject).await
+            && let Some(more) =
+                self.oidc.access_token_claims(&redeemed.tokens, &redeemed.verified.subject).await
         {
             const ITS_ROLES: [&str; 2] = ["realm_access", "resource_access"];
             redeemed.claims.extend(more.into_iter().filter(|(name, _)| ITS_ROLES.contains(&name.as_str())));
         }
-        self.0.grant(redeemed)
+        self.oidc.grant(redeemed)
     }
 
     async fn refresh(&self, held: &Held) -> Result<Tokens, ProviderError> {
-        self.0.refresh(held, refusal).await
+        self.oidc.refresh(held, refusal).await
     }
 }
 

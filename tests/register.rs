@@ -257,8 +257,8 @@ on_each_database! {
             ("grant_type", "password"), ("client_id", realm.client_id.as_str()),
             ("client_secret", realm.client_secret.as_str()), ("username", "nina.neu"), ("password", PASSWORD),
         ];
-        let token = format!("{}/protocol/openid-connect/token", realm.issuer);
-        let answer = crate::house::servers::http().post(token).form(&form).send().await.unwrap();
+        let endpoint = format!("{}/protocol/openid-connect/token", realm.issuer);
+        let answer = crate::house::servers::http().post(endpoint).form(&form).send().await.unwrap();
         assert_eq!(answer.status(), 200, "{}", answer.text().await.unwrap());
     }
 }

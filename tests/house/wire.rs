@@ -115,8 +115,7 @@ async fn carry(
     counter: Arc<Counter>,
 ) {
     let mut piece = vec![0; 64 * 1024];
-    loop {
-        let Ok(length @ 1..) = from.read(&mut piece).await else { break };
+    while let Ok(length @ 1..) = from.read(&mut piece).await {
         let start = piece.iter().take(length.min(60)).filter(|b| b.is_ascii_graphic() || **b == b' ');
         let start: String = start.map(|b| char::from(*b)).collect();
         if !counter.passes(&format!("{what}: {start}")).await || to.write_all(&piece[..length]).await.is_err()

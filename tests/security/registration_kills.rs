@@ -20,7 +20,7 @@ use crate::house::servers::keycloak::{self, Realm, RealmSpec};
 use crate::house::wire::{self, Counter};
 use crate::register::{registering, wish};
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 const UNFINISHED: &str =
     "SELECT count(*) FROM registrations WHERE state IN ('pending', 'created', 'undoing')";
 /// Leases and pauses are over, and whoever was not found has not been found before.

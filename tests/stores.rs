@@ -6,6 +6,7 @@ mod keys;
 mod opening;
 mod outages;
 mod refresh;
+mod registrations;
 mod sessions;
 mod users;
 

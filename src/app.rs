@@ -1,5 +1,7 @@
 //! The furniture that every flow may use. It does nothing by itself, and there is one of it: no statics anywhere.
 
+mod single_flight;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -16,6 +18,8 @@ use crate::proxy::routes::Table;
 use crate::store::Store;
 use crate::telemetry::Metrics;
 
+pub use single_flight::{Done, Lead, SingleFlight};
+
 /// Everything a flow needs, shared by all workers.
 pub struct App {
     setup: ArcSwap<Setup>,
@@ -29,6 +33,8 @@ pub struct App {
     pub bad_logout_tokens: Tally,
     /// The tabs that listen right now.
     pub live: Live,
+    /// Sessions whose tokens this process is renewing, by id.
+    pub renewals: SingleFlight,
 }
 
 /// What a reload replaces, all of it at once.
@@ -129,7 +135,16 @@ impl App {
             refusals: Refusals::default(),
             bad_logout_tokens: Tally::default(),
             live: Live::default(),
+            renewals: SingleFlight::default(),
         }
+    }
+
+    /// Counts with these from now on: they are older than the house, and were asked for while it waited for its database.
+    #[must_use]
+    pub fn with_metrics(mut self, metrics: Metrics) -> Self {
+        metrics.know_providers(self.setup().config.providers.iter().map(|p| p.id.as_str()));
+        self.metrics = metrics;
+        self
     }
 
     /// The set-up in force; a flow takes it once, so that a reload never shows it two halves.

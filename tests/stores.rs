@@ -1,9 +1,11 @@
 //! Conformance: every function of the store, the same story on SQLite and on PostgreSQL.
 
+mod api_keys;
 mod attempts_and_audit;
 mod keys;
 mod opening;
 mod outages;
+mod refresh;
 mod sessions;
 mod users;
 
@@ -11,7 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use doorward::crypto::{KeyRing, MasterKey};
 use doorward::domain::{
-    Change, Email, NewSession, Profile, Random, Session, SessionKey, SessionKind, Tokens,
+    Change, Email, NewSession, Profile, Random, Renewal, Session, SessionKey, SessionKind, Tokens,
 };
 use doorward::store::users::{Applied, Road, apply as apply_change};
 use doorward::store::{Store, StoreError, Writer, sessions as rows};
@@ -114,6 +116,7 @@ fn session(id: &str, user_id: &str) -> NewSession {
             auth_time_ms: Some(NOW - 5_000),
             acr: Some("2".into()),
             scope: Some("openid profile".into()),
+            renewal: Renewal { has_token: true, ..Renewal::default() },
         },
         key: SessionKey::draw(&RANDOM),
         tokens: tokens(id),

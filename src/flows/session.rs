@@ -1,6 +1,7 @@
 //! A session's life: opened by a login, found by its key, ended by many hands. Only this flow writes session rows.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -9,10 +10,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::provider_logout::{self, Standing};
-use super::{Visitor, audit};
+use super::{Visitor, audit, refresh};
 use crate::app::{App, Setup};
 use crate::crypto::OpenError;
-use crate::domain::{Grant, NewSession, Session, SessionKey, SessionKind, Tokens, User, clock};
+use crate::domain::{Grant, NewSession, Renewal, Session, SessionKey, SessionKind, Tokens, User, clock};
 use crate::error::{Error, Result};
 use crate::store::users::{self, Applied, Outcome, Road};
 use crate::store::{Writer, sessions};
@@ -149,15 +150,31 @@ fn new_session(app: &App, setup: &Setup, user: &User, grant: Grant, visitor: &Vi
         auth_time_ms,
         acr,
         scope: tokens.scope.clone(),
+        renewal: Renewal { has_token: tokens.refresh.is_some(), ..Renewal::default() },
     };
     NewSession { session, key: SessionKey::draw(&*app.random), tokens }
 }
 
 /// The guest that a key belongs to, while the session lives and the user may be here.
 ///
+/// Its tokens are renewed on the way where that is due.
+///
 /// # Errors
-/// The database's.
-pub async fn find(app: &App, key: &SessionKey) -> Result<Option<Guest>> {
+/// The database's, or [`Error::ProviderDown`] for a session that must prove itself and cannot now.
+pub async fn find(app: &Arc<App>, key: &SessionKey) -> Result<Option<Guest>> {
+    let Some(mut guest) = read(app, key).await? else { return Ok(None) };
+    if refresh::keep(app, &guest).await {
+        // What the winner stored is true for everybody who waited; so is an end that came meanwhile.
+        let Some(again) = read(app, key).await? else { return Ok(None) };
+        guest = again;
+    }
+    if guest.session.renewal.must_prove {
+        return Err(Error::ProviderDown("a logout elsewhere could not be ruled out".to_owned()));
+    }
+    Ok(Some(guest))
+}
+
+async fn read(app: &App, key: &SessionKey) -> Result<Option<Guest>> {
     let mut reader = app.store.reader().await?;
     let found = sessions::find_by_key_hash(&mut reader, &key.hash()).await?;
     let idle_ms = app.setup().config.session.idle_ms;
@@ -292,7 +309,7 @@ pub async fn end_by_key(
     Ok(Some((Guest { user, session }, tokens)))
 }
 
-async fn undecryptable(app: &App, error: &OpenError, visitor: &Visitor) {
+pub(super) async fn undecryptable(app: &App, error: &OpenError, visitor: &Visitor) {
     app.metrics.crypt_decrypt_fail(error.word());
     tracing::error!(%error, "stored tokens do not open");
     audit::refusal(

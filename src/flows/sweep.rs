@@ -1,5 +1,6 @@
 //! Clears away what nobody needs any more, in bounded batches.
 
+use super::lease::Lease;
 use crate::app::App;
 use crate::error::Result;
 use crate::store::{audit_log, ended_sids, seen_logout_tokens, sessions, used_attempts};
@@ -27,9 +28,21 @@ pub struct Swept {
 /// # Errors
 /// The database's.
 pub async fn run(app: &App) -> Result<Swept> {
+    sweep(app, None).await
+}
+
+/// As [`run`], and only as long as the lease is ours.
+///
+/// # Errors
+/// The database's.
+pub async fn run_leased(app: &App, lease: &Lease) -> Result<Swept> {
+    sweep(app, Some(lease)).await
+}
+
+async fn sweep(app: &App, lease: Option<&Lease>) -> Result<Swept> {
     let mut swept = Swept::default();
     for _ in 0..BATCHES_MAX {
-        let batch = one_batch(app).await?;
+        let Some(batch) = one_batch(app, lease).await? else { break };
         swept.attempts += batch.attempts;
         swept.logouts += batch.logouts;
         swept.sessions += batch.sessions;
@@ -48,10 +61,16 @@ pub async fn run(app: &App) -> Result<Swept> {
     Ok(swept)
 }
 
-async fn one_batch(app: &App) -> Result<Swept> {
+/// `None` when another replica has taken over.
+async fn one_batch(app: &App, lease: Option<&Lease>) -> Result<Option<Swept>> {
     let now_ms = app.now_ms();
     let idle_ms = app.setup().config.session.idle_ms;
     let mut writer = app.store.writer().await?;
+    if let Some(lease) = lease
+        && !lease.holds(&mut writer).await?
+    {
+        return Ok(None);
+    }
     let swept = Swept {
         attempts: used_attempts::remove_expired(&mut writer, now_ms, BATCH).await?,
         logouts: seen_logout_tokens::remove_expired(&mut writer, now_ms, BATCH).await?
@@ -60,5 +79,5 @@ async fn one_batch(app: &App) -> Result<Swept> {
         audit: audit_log::remove_before(&mut writer, now_ms - KEEP_AUDIT_MS, BATCH).await?,
     };
     writer.commit().await?;
-    Ok(swept)
+    Ok(Some(swept))
 }

@@ -15,10 +15,13 @@ mod error;
 mod open;
 mod prepare;
 
+pub mod api_keys;
 pub mod audit_log;
 pub mod ended_sids;
+pub mod leases;
 pub mod notify;
 pub mod own_keys;
+pub mod registrations;
 pub mod rotate;
 pub mod seen_logout_tokens;
 pub mod sessions;
@@ -122,6 +125,18 @@ impl Store {
         Ok(())
     }
 
+    /// Open connections: idle ones, and those at work.
+    #[must_use]
+    pub fn connections(&self) -> (usize, usize) {
+        let (open, idle) = match &self.pools {
+            Pools::Sqlite { writer, readers } => {
+                (writer.size().saturating_add(readers.size()), writer.num_idle() + readers.num_idle())
+            }
+            Pools::Postgres(pool) => (pool.size(), pool.num_idle()),
+        };
+        (idle, usize::try_from(open).unwrap_or(usize::MAX).saturating_sub(idle))
+    }
+
     /// Whether this database belongs to one machine alone, so that no other replica has to be told anything.
     #[must_use]
     pub fn is_local(&self) -> bool {
@@ -221,7 +236,9 @@ impl Writer {
         board.post(&mut self, &notes).await?;
         let committed = match self.under_way {
             Writing::Sqlite(transaction) => transaction.commit().await.map_err(StoreError::from),
-            Writing::Postgres(transaction, mut limit) => within(limit.next(), transaction.commit()).await,
+            Writing::Postgres(transaction, mut limit) => {
+                within(limit.next(), transaction.commit()).await.map_err(StoreError::at_commit)
+            }
         };
         // Also after a failure: the commit may have happened and its answer been lost, and to look again costs little.
         board.tell(notes);

@@ -99,6 +99,9 @@ struct Inner {
     callbacks: Series<2, Counter>,
     logouts: Series<2, Counter>,
     sessions_ended: Series<1, Counter>,
+    refreshes: Series<2, Counter>,
+    registrations: Series<2, Counter>,
+    undo_pending: Gauge,
     csrf_refusals: Counter,
     audit_dropped: Counter,
     http_requests: Series<3, Counter>,
@@ -113,6 +116,7 @@ struct Inner {
     notices_healthy: Gauge,
     notices_lost: Counter,
     event_streams: Gauge,
+    repeated: Counter,
 }
 
 impl Default for Metrics {
@@ -135,6 +139,13 @@ impl Metrics {
             callbacks: counters(r, "login_callbacks", "Returns from a provider, by provider and outcome"),
             logouts: counters(r, "logouts", "Logouts, by kind and outcome"),
             sessions_ended: counters(r, "sessions_ended", "Sessions ended, by reason"),
+            refreshes: counters(r, "refreshes", "Renewals of a session's tokens, by provider and outcome"),
+            registrations: counters(r, "registrations", "Registrations, by provider and outcome"),
+            undo_pending: gauge(
+                r,
+                "registration_undo_pending",
+                "Users at a provider that still wait to be taken back",
+            ),
             csrf_refusals: counter(
                 r,
                 "csrf_refusals",
@@ -171,6 +182,11 @@ impl Metrics {
                 "Times that notices of other processes may have been missed",
             ),
             event_streams: gauge(r, "event_streams", "Open event streams of signed-in people"),
+            repeated: counter(
+                r,
+                "transactions_repeated",
+                "Transactions tried again because the database broke off",
+            ),
             providers: RwLock::default(),
             lost_lines,
             registry,
@@ -209,6 +225,20 @@ impl Metrics {
 
     pub fn session_ended(&self, reason: &str, n: u64) {
         self.0.sessions_ended.count([("reason", word(reason))], n);
+    }
+
+    /// `outcome` is `ok`, `lost_claim`, or `ProviderError::outcome`.
+    pub fn refreshed(&self, provider: &str, outcome: &str) {
+        self.0.refreshes.count([("provider", self.provider(provider)), ("outcome", word(outcome))], 1);
+    }
+
+    /// `outcome` is `ok`, `rolled_back`, `unproven` or `Error::reason`.
+    pub fn registration(&self, provider: &str, outcome: &str) {
+        self.0.registrations.count([("provider", self.provider(provider)), ("outcome", word(outcome))], 1);
+    }
+
+    pub fn registration_undo_pending(&self, n: i64) {
+        self.0.undo_pending.set(n);
     }
 
     pub fn csrf_refused(&self) {
@@ -265,6 +295,10 @@ impl Metrics {
 
     pub fn event_streams(&self, open: usize) {
         self.0.event_streams.set(i64::try_from(open).unwrap_or(i64::MAX));
+    }
+
+    pub fn transaction_repeated(&self) {
+        self.0.repeated.inc();
     }
 
     pub fn database_connections(&self, idle: usize, busy: usize) {

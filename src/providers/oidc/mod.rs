@@ -3,12 +3,14 @@
 //! The only room that knows the openidconnect crate. Foreign bytes pass `strict` before anything else reads them.
 
 mod authorize;
+pub(super) mod back_channel;
 pub(super) mod claims;
 mod discovery;
 mod id_token;
 pub mod jws;
 pub mod keys;
 mod logout_token;
+mod refresh;
 mod strict;
 mod token_call;
 
@@ -158,12 +160,12 @@ impl Oidc {
         token_call::read_tokens(&answer, self.clock.now_ms())
     }
 
-    /// Verifies the ID token in full and returns its claims.
+    /// Verifies the ID token in full and returns its claims. Without an attempt nothing was asked that it would have to answer.
     async fn verify(
         &self,
         metadata: &Metadata,
         tokens: &Tokens,
-        attempt: &LoginAttempt,
+        attempt: Option<&LoginAttempt>,
     ) -> Result<(Verified, Map<String, Value>), ProviderError> {
         let id_token = tokens
             .id
@@ -268,7 +270,7 @@ impl Oidc {
     ) -> Result<Redeemed, ProviderError> {
         let metadata = self.metadata().await?;
         let tokens = self.spend_code(&metadata, callback, attempt).await?;
-        let (verified, mut claims) = self.verify(&metadata, &tokens, attempt).await?;
+        let (verified, mut claims) = self.verify(&metadata, &tokens, Some(attempt)).await?;
         self.add_userinfo(&metadata, &tokens, &mut claims).await?;
         Ok(Redeemed { tokens, verified, claims })
     }

@@ -241,8 +241,10 @@ async fn renew(
         user.last_login_at_ms = user.last_login_at_ms.max(Some(now_ms));
         user.login_count = user.login_count.saturating_add(1);
     }
-    if user != old {
+    if outcome == Outcome::Updated {
         save(w, &user).await?;
+    } else if user != old {
+        save_visit(w, &user).await?;
     }
     // A login that only counts itself is no news to other tabs.
     if outcome == Outcome::Updated {
@@ -299,6 +301,15 @@ async fn save(w: &mut Writer, user: &User) -> Result<(), StoreError> {
         profile.nickname.as_deref(), profile.picture_url.as_deref(), profile.locale.as_deref(),
         profile.tenant_id.as_deref(), &roles, &groups, user.is_active, user.updated_at_ms,
         user.last_login_at_ms, user.login_count, user.provider_updated_at_ms, user.synced_at_ms)?;
+    Ok(())
+}
+
+/// What changes about a person of whom there is no news. Naming the e-mail here would rewrite its index with what it holds.
+async fn save_visit(w: &mut Writer, user: &User) -> Result<(), StoreError> {
+    sql!(execute in w,
+        "UPDATE users SET last_login_at = $2, login_count = $3, provider_updated_at = $4, synced_at = $5 \
+         WHERE id = $1",
+        &user.id, user.last_login_at_ms, user.login_count, user.provider_updated_at_ms, user.synced_at_ms)?;
     Ok(())
 }
 

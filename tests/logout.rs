@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use doorward::domain::{Clock as _, Status};
+use doorward::domain::Status;
 use doorward::store::{sessions, users};
 use reqwest::Method;
 use secrecy::ExposeSecret as _;
@@ -15,7 +15,7 @@ use crate::house::op::{Answer, Gate, Person, ScriptedOp};
 use crate::house::servers::http;
 use crate::house::servers::keycloak::{self, Realm, RealmSpec};
 use crate::house::tab::Tab;
-use crate::security::{is_signed_in, signed_in};
+use crate::security::{is_signed_in, keep_time, signed_in};
 use crate::stores;
 
 const SOON: Duration = Duration::from_secs(5);
@@ -83,8 +83,7 @@ async fn an_open_tab_hears_that_its_user_changed_and_nobody_elses() {
     signed_in(&house).await;
     assert!(tab.is_quiet(Duration::from_millis(20)).await);
     house.clock.advance(Duration::from_secs(2));
-    let clock = std::sync::Arc::clone(&house.clock);
-    op.set_now(std::sync::Arc::new(move || clock.now_ms()));
+    keep_time(&op, &house);
     op.script(|s| s.person = Person::named("alice").with("name", "Alicia"));
     signed_in(&house).await;
     assert_eq!(tab.next(SOON).await.as_deref(), Some("user-updated"));
@@ -95,6 +94,7 @@ async fn an_open_tab_hears_that_its_user_changed_and_nobody_elses() {
 async fn se_04_listening_keeps_no_session_alive_and_the_stream_ends_with_it() {
     let op = ScriptedOp::start().await;
     let house = TestHouse::with_op(&op).set("SESSION__IDLE", "\"10m\"").open().await;
+    keep_time(&op, &house);
     let browser = signed_in(&house).await;
     let mut tab = Tab::open(&browser).await;
     house.clock.advance(Duration::from_mins(9));

@@ -29,12 +29,12 @@ pub struct App {
     pub metrics: Metrics,
     /// How much each address may still write to the audit log this minute.
     pub refusals: Refusals,
+    /// Sessions whose tokens this process is renewing, by id.
+    pub renewals: SingleFlight,
     /// Refused logout tokens by address.
     pub bad_logout_tokens: Tally,
     /// The tabs that listen right now.
     pub live: Live,
-    /// Sessions whose tokens this process is renewing, by id.
-    pub renewals: SingleFlight,
 }
 
 /// What a reload replaces, all of it at once.
@@ -133,9 +133,9 @@ impl App {
             random,
             metrics,
             refusals: Refusals::default(),
+            renewals: SingleFlight::default(),
             bad_logout_tokens: Tally::default(),
             live: Live::default(),
-            renewals: SingleFlight::default(),
         }
     }
 

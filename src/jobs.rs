@@ -76,30 +76,6 @@ pub async fn run(app: Arc<App>, closing: watch::Receiver<bool>) {
     join_all(JOBS.iter().map(|job| keep(job, &app, &owner, closing.clone()))).await;
 }
 
-/// Hears what ends in other processes, through every outage, until the house closes.
-pub async fn listen(app: Arc<App>, mut closing: watch::Receiver<bool>) {
-    let node = clock::token_128(&*app.random);
-    tokio::select! {
-        () = app.store.listen(&node) => {}
-        _ = closing.wait_for(|closing| *closing) => {}
-    }
-}
-
-/// Tells open tabs what ends, here and elsewhere, until the house closes.
-pub async fn tell_tabs(app: Arc<App>, mut closing: watch::Receiver<bool>) {
-    let mut notices = app.store.notices();
-    loop {
-        tokio::select! {
-            notice = notices.next() => {
-                if app.live.hear(&notice) {
-                    app.metrics.notices_lost();
-                }
-            }
-            _ = closing.wait_for(|closing| *closing) => return,
-        }
-    }
-}
-
 /// How a turn ended.
 enum Ended {
     Done,
@@ -179,6 +155,30 @@ async fn lost(app: &App, lease: &Lease, length: Duration) {
             Ok(true) => {}
             Ok(false) => return,
             Err(error) => tracing::warn!(%error, "a lease could not be renewed"),
+        }
+    }
+}
+
+/// Hears what ends in other processes, through every outage, until the house closes.
+pub async fn listen(app: Arc<App>, mut closing: watch::Receiver<bool>) {
+    let node = clock::token_128(&*app.random);
+    tokio::select! {
+        () = app.store.listen(&node) => {}
+        _ = closing.wait_for(|closing| *closing) => {}
+    }
+}
+
+/// Tells open tabs what ends, here and elsewhere, until the house closes.
+pub async fn tell_tabs(app: Arc<App>, mut closing: watch::Receiver<bool>) {
+    let mut notices = app.store.notices();
+    loop {
+        tokio::select! {
+            notice = notices.next() => {
+                if app.live.hear(&notice) {
+                    app.metrics.notices_lost();
+                }
+            }
+            _ = closing.wait_for(|closing| *closing) => return,
         }
     }
 }

@@ -71,9 +71,9 @@ on_each_database! {
         stores::write(&here, async |w| sessions::end(w, "s1", now).await).await;
         stores::write(&here, async |w| sessions::end_by_sid(w, "keycloak", "https://id.example/realms/app", "sid-s2", now).await).await;
         let tokens = stores::tokens("new");
-        let bid = Bid { session_id: "s3", generation: 1, owner: "me", now_ms: now, until_ms: now + 9 };
+        let bid = Bid { session_id: "s3", generation: 1, owner: "here", now_ms: now, until_ms: now + 9 };
         stores::write(&here, async |w| refresh::claim(w, bid).await).await.unwrap();
-        let fresh = Fresh { session_id: "s3", owner: "me", tokens: &tokens, previous_hash: None, proves: None };
+        let fresh = Fresh { session_id: "s3", owner: "here", tokens: &tokens, previous_hash: None, proves: None };
         stores::write(&here, async |w| refresh::save(w, &fresh, &ring, now).await).await;
         stores::write(&here, async |w| sessions::end_oldest_beyond(w, "ada", 2, now).await).await;
         let mut expected = vec![ended("s1"), ended("s2"), Note::Changed("s3".to_owned())];

@@ -113,10 +113,10 @@ struct Inner {
     swept: Series<1, Counter>,
     jobs: Series<2, Counter>,
     connections: Series<1, Gauge>,
+    repeated: Counter,
     notices_healthy: Gauge,
     notices_lost: Counter,
     event_streams: Gauge,
-    repeated: Counter,
 }
 
 impl Default for Metrics {
@@ -175,6 +175,11 @@ impl Metrics {
             swept: counters(r, "swept_rows", "Rows removed because their time was over, by table"),
             jobs: counters(r, "job_runs", "Runs of a job, by job and outcome"),
             connections: gauges(r, "database_connections", "Open database connections, by state"),
+            repeated: counter(
+                r,
+                "transactions_repeated",
+                "Transactions tried again because the database broke off",
+            ),
             notices_healthy: gauge(r, "notices_healthy", "Whether notices of other processes come through"),
             notices_lost: counter(
                 r,
@@ -182,11 +187,6 @@ impl Metrics {
                 "Times that notices of other processes may have been missed",
             ),
             event_streams: gauge(r, "event_streams", "Open event streams of signed-in people"),
-            repeated: counter(
-                r,
-                "transactions_repeated",
-                "Transactions tried again because the database broke off",
-            ),
             providers: RwLock::default(),
             lost_lines,
             registry,
@@ -284,6 +284,10 @@ impl Metrics {
         self.0.jobs.count([("job", word(name)), ("outcome", word(outcome))], 1);
     }
 
+    pub fn transaction_repeated(&self) {
+        self.0.repeated.inc();
+    }
+
     /// Whether the word of other processes comes through.
     pub fn notices_healthy(&self, healthy: bool) {
         self.0.notices_healthy.set(i64::from(healthy));
@@ -295,10 +299,6 @@ impl Metrics {
 
     pub fn event_streams(&self, open: usize) {
         self.0.event_streams.set(i64::try_from(open).unwrap_or(i64::MAX));
-    }
-
-    pub fn transaction_repeated(&self) {
-        self.0.repeated.inc();
     }
 
     pub fn database_connections(&self, idle: usize, busy: usize) {

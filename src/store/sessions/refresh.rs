@@ -81,10 +81,7 @@ pub async fn save(
         fresh.session_id, fresh.owner, sealed.access.as_deref(), sealed.refresh.as_deref(),
         sealed.id.as_deref(), fresh.tokens.access_expires_at_ms, fresh.tokens.refresh_expires_at_ms,
         fresh.tokens.scope.as_deref(), now_ms, fresh.previous_hash, fresh.proves.unwrap_or(NO_GENERATION))?;
-    if rows == 1 {
-        w.note(Note::Changed(fresh.session_id.to_owned()));
-    }
-    Ok(rows == 1)
+    Ok(noted(w, rows, fresh.session_id))
 }
 
 /// Generations count from 1.
@@ -100,10 +97,15 @@ pub async fn vouched(w: &mut Writer, session_id: &str, owner: &str, proves: i64)
          refresh_until = NULL, refresh_failures = 0, refresh_not_before = NULL \
          WHERE id = $1 AND refresh_owner = $2 AND revoked_at IS NULL",
         session_id, owner, proves)?;
+    Ok(noted(w, rows, session_id))
+}
+
+/// Whoever remembers the row, here or in another process, has to look again.
+fn noted(w: &mut Writer, rows: u64, session_id: &str) -> bool {
     if rows == 1 {
         w.note(Note::Changed(session_id.to_owned()));
     }
-    Ok(rows == 1)
+    rows == 1
 }
 
 /// The try failed: the claim is given back, and the session pauses until `not_before_ms`.

@@ -1,5 +1,7 @@
 //! The furniture that every flow may use. It does nothing by itself, and there is one of it: no statics anywhere.
 
+mod single_flight;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -9,13 +11,16 @@ use crate::config::{self, Config};
 use crate::crypto::assertion::Desk;
 use crate::crypto::seal::KeyRing;
 use crate::domain::return_to::ReturnRules;
-use crate::domain::{Clock, Random, Refusals};
+use crate::domain::{Clock, Random, Refusals, Tally};
+use crate::events::live::Live;
 use crate::providers::oidc::Memory;
 use crate::providers::{self, Provider};
 use crate::proxy::routes::Table;
 use crate::proxy::upstream::Upstreams;
 use crate::store::Store;
 use crate::telemetry::Metrics;
+
+pub use single_flight::{Done, Lead, SingleFlight};
 
 /// Everything a flow needs, shared by all workers.
 pub struct App {
@@ -28,6 +33,12 @@ pub struct App {
     pub refusals: Refusals,
     /// Where identity assertions are written.
     pub assertions: Desk,
+    /// Sessions whose tokens this process is renewing, by id.
+    pub renewals: SingleFlight,
+    /// Refused logout tokens by address.
+    pub bad_logout_tokens: Tally,
+    /// The tabs that listen right now.
+    pub live: Live,
 }
 
 /// What a reload replaces, all of it at once.
@@ -133,6 +144,9 @@ impl App {
             metrics,
             refusals: Refusals::default(),
             assertions: Desk::default(),
+            renewals: SingleFlight::default(),
+            bad_logout_tokens: Tally::default(),
+            live: Live::default(),
         }
     }
 

@@ -10,12 +10,15 @@ use futures_util::future::join_all;
 use tokio::sync::watch;
 
 use crate::app::App;
+use crate::domain::clock;
 use crate::error::Result;
 use crate::flows::lease::{self, Lease, Turn};
-use crate::flows::{rotate, sweep};
+use crate::flows::{assertion, register, rotate, sweep};
 
 /// Often enough that a batch stays small, rarely enough that an idle house sleeps.
 const EVERY: Duration = Duration::from_mins(1);
+/// How often unfinished registrations are looked for: one look in an index, and nothing stays an orphan for long (security.md RG-02).
+const RESUME: Duration = Duration::from_secs(5);
 const BACK_OFF_MAX: Duration = Duration::from_mins(15);
 /// A holder renews three times as often; one that is silent for this long is taken for dead.
 const LEASE: Duration = Duration::from_secs(30);
@@ -44,20 +47,34 @@ pub enum Runs {
 /// How often an app's health path is asked: an address that recovered is missed for no longer.
 const HEALTH: Duration = Duration::from_secs(5);
 
+/// A key is published for a day before it signs, so that an hour does not matter.
+const KEYS: Duration = Duration::from_hours(1);
+
 /// Every job of the house.
 pub const JOBS: &[Job] = &[
-    Job { name: "upstream_health", every: HEALTH, runs: Runs::Everywhere(|app| Box::pin(health(app))) },
     Job { name: "key_ages", every: EVERY, runs: Runs::Everywhere(|app| Box::pin(rotate::report_ages(app))) },
     Job {
         name: "sweep",
         every: EVERY,
         runs: Runs::Once { lease: LEASE, work: |app, lease| Box::pin(swept(app, lease)) },
     },
+    Job { name: "assertion_keys", every: KEYS, runs: Runs::Everywhere(|app| Box::pin(assertion::renew(app))) },
+    Job { name: "upstream_health", every: HEALTH, runs: Runs::Everywhere(|app| Box::pin(health(app))) },
+    // Each unfinished registration is claimed by itself, so replicas share them.
+    Job { name: "registrations", every: RESUME, runs: Runs::Everywhere(|app| Box::pin(resumed(app))) },
 ];
 
 /// Each replica asks for itself: what one reaches another may not.
 async fn health(app: &App) -> Result<()> {
     app.setup().upstreams.probe().await;
+    Ok(())
+}
+
+async fn resumed(app: &App) -> Result<()> {
+    let resumed = register::resume(app).await?;
+    if resumed.taken_up > 0 {
+        tracing::info!(?resumed, "registrations resumed");
+    }
     Ok(())
 }
 
@@ -152,6 +169,30 @@ async fn lost(app: &App, lease: &Lease, length: Duration) {
             Ok(true) => {}
             Ok(false) => return,
             Err(error) => tracing::warn!(%error, "a lease could not be renewed"),
+        }
+    }
+}
+
+/// Hears what ends in other processes, through every outage, until the house closes.
+pub async fn listen(app: Arc<App>, mut closing: watch::Receiver<bool>) {
+    let node = clock::token_128(&*app.random);
+    tokio::select! {
+        () = app.store.listen(&node) => {}
+        _ = closing.wait_for(|closing| *closing) => {}
+    }
+}
+
+/// Tells open tabs what ends, here and elsewhere, until the house closes.
+pub async fn tell_tabs(app: Arc<App>, mut closing: watch::Receiver<bool>) {
+    let mut notices = app.store.notices();
+    loop {
+        tokio::select! {
+            notice = notices.next() => {
+                if app.live.hear(&notice) {
+                    app.metrics.notices_lost();
+                }
+            }
+            _ = closing.wait_for(|closing| *closing) => return,
         }
     }
 }

@@ -159,7 +159,6 @@ async fn whatever_goes_wrong_on_our_own_paths_has_the_one_shape() {
         ("/auth/callback/nobody?code=a&state=b", 404, "not_found"),
         ("/auth/callback/dev", 400, "invalid_request"),
         ("/auth/callback/dev?code=a&state=b", 400, "login_expired"),
-        ("/auth/register", 404, "not_offered"),
         ("/auth/static/nothing", 404, "not_found"),
         ("/nowhere", 404, "no_route"),
         ("/a%2fb", 400, "invalid_request"),

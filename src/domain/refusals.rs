@@ -43,7 +43,8 @@ impl Refusals {
 }
 
 /// Who holds one IPv6 address holds its /64.
-fn network(address: &str) -> String {
+#[must_use]
+pub fn network(address: &str) -> String {
     match address.parse::<std::net::Ipv6Addr>() {
         Ok(ip) => {
             let [a, b, c, d, ..] = ip.segments();

@@ -74,11 +74,10 @@ pub async fn person(app: &App, guest: &Guest, visitor: &Visitor) -> Result<Actor
 pub async fn sessions(app: &App, user_id: Option<&str>) -> Result<Vec<(Session, User)>> {
     let idle_ms = app.setup().config.session.idle_ms;
     let mut reader = app.store.reader().await?;
-    let live = sessions::list_live(&mut reader, user_id, app.now_ms(), idle_ms).await?;
-    if let (Some(id), true) = (user_id, live.is_empty()) {
+    if let Some(id) = user_id {
         users::find(&mut reader, id).await?.ok_or(Error::NotFound)?;
     }
-    Ok(live)
+    Ok(sessions::list_live(&mut reader, user_id, app.now_ms(), idle_ms).await?)
 }
 
 /// Users whose names or addresses hold this text, the newest first, at most [`USERS_MAX`].

@@ -14,6 +14,14 @@ use crate::store::own_keys::{self, OwnKey};
 /// `assertion:<number>`: of two replicas that make a successor at once, one wins the number.
 const PREFIX: &str = "assertion:";
 
+/// Makes the keys that are due, before anybody asks for them.
+///
+/// # Errors
+/// The database's.
+pub async fn renew(app: &App) -> Result<()> {
+    keys(app).await.map(|_| ())
+}
+
 /// The keys of this moment; makes the first, and a successor when it is due.
 ///
 /// # Errors
@@ -29,7 +37,7 @@ pub async fn keys(app: &App) -> Result<Arc<Keys>> {
     drop(reader);
     let newest_ms = stored.iter().map(|key| key.created_at_ms).max();
     if assertion::is_successor_due(newest_ms, now_ms) {
-        stored = renew(app, stored).await?;
+        stored = succeed(app, stored).await?;
     }
     let keys: std::result::Result<Vec<Key>, _> =
         stored.iter().map(|key| Key::from_seed(&key.value, key.created_at_ms)).collect();
@@ -37,7 +45,7 @@ pub async fn keys(app: &App) -> Result<Arc<Keys>> {
     Ok(app.assertions.put(Keys::new(keys, now_ms)))
 }
 
-async fn renew(app: &App, stored: Vec<OwnKey>) -> Result<Vec<OwnKey>> {
+async fn succeed(app: &App, stored: Vec<OwnKey>) -> Result<Vec<OwnKey>> {
     let (now_ms, ring) = (app.now_ms(), &app.setup().ring);
     let number = |key: &OwnKey| key.name.strip_prefix(PREFIX).and_then(|text| text.parse::<u32>().ok());
     let next = stored.iter().filter_map(number).max().map_or(1, |last| last + 1);

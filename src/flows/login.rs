@@ -225,8 +225,9 @@ async fn finish_at(
         accepted => accepted?,
     }
     use_once(app, &attempt).await?;
+    let asked_at_ms = Some(app.now_ms());
     let grant = timed(app, provider, "exchange", provider.exchange(arrival.callback, &attempt)).await?;
-    let previous = Previous { key: arrival.previous, id: attempt.previous.as_deref() };
+    let previous = Previous { key: arrival.previous, id: attempt.previous.as_deref(), asked_at_ms };
     let open = async || session::open(app, setup, grant.clone(), previous, arrival.visitor).await;
     let opened = again(app, open).await?;
     Ok(Finished::SignedIn { opened: Box::new(opened), return_to: attempt.return_to.as_str().to_owned() })
@@ -258,7 +259,7 @@ fn recognise(
 }
 
 /// Measures a call to a provider.
-async fn timed<T>(
+pub(super) async fn timed<T>(
     app: &App,
     provider: &dyn Provider,
     operation: &str,

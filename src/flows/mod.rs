@@ -8,18 +8,19 @@ pub mod admin;
 pub mod again;
 pub mod api_keys;
 pub mod assertion;
-pub mod attach;
 pub mod audit;
 pub mod check;
 pub mod lease;
 pub mod login;
 pub mod logout;
+pub mod provider_logout;
+pub mod refresh;
+pub mod register;
 pub mod reload;
 pub mod rotate;
 pub mod session;
 pub mod start;
 pub mod sweep;
-pub mod watch;
 
 /// Who stands at the door, as far as the request tells.
 #[derive(Debug, Clone, Default)]

@@ -2,6 +2,7 @@
 
 use async_trait::async_trait;
 
+use super::directory::Directory;
 use super::oidc::Oidc;
 use super::{Provider, ProviderError};
 use crate::domain::{Callback, Denial, LoginAttempt};
@@ -12,6 +13,10 @@ pub(super) struct Dev(pub Oidc);
 impl Provider for Dev {
     fn oidc(&self) -> &Oidc {
         &self.0
+    }
+
+    fn directory(&self) -> Option<&dyn Directory> {
+        Some(self)
     }
 
     async fn accept(&self, callback: &Callback, attempt: &LoginAttempt) -> Result<(), ProviderError> {

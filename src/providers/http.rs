@@ -57,6 +57,22 @@ pub enum Trust<'a> {
     Nobody,
 }
 
+/// How a call to a directory proves itself.
+#[derive(Clone, Copy)]
+pub enum Credentials<'c> {
+    Bearer(&'c str),
+    Basic(&'c str, &'c str),
+}
+
+impl Credentials<'_> {
+    fn on(self, request: reqwest::RequestBuilder) -> reqwest::RequestBuilder {
+        match self {
+            Self::Bearer(token) => request.bearer_auth(token),
+            Self::Basic(id, secret) => request.basic_auth(form_encoded(id), Some(form_encoded(secret))),
+        }
+    }
+}
+
 /// The client of one provider: its own connections, its own limits.
 #[derive(Debug)]
 pub struct Http {
@@ -125,7 +141,42 @@ impl Http {
         self.send(request).await
     }
 
+    /// A JSON POST to a directory; with the answer comes where the new thing lies (`Location`).
+    ///
+    /// # Errors
+    /// [`ProviderError::Unavailable`] without a whole answer in time, `Protocol` for one that is too large.
+    pub async fn post_json(
+        &self,
+        url: &Url,
+        credentials: Credentials<'_>,
+        body: Vec<u8>,
+    ) -> Result<(Answer, Option<String>), ProviderError> {
+        let request = self.client.post(url.clone()).header("content-type", "application/json");
+        self.exchange(credentials.on(request.header("accept", "application/json")).body(body)).await
+    }
+
+    /// A GET with any credentials.
+    ///
+    /// # Errors
+    /// As [`Self::get`].
+    pub async fn read(&self, url: &Url, credentials: Credentials<'_>) -> Result<Answer, ProviderError> {
+        self.send(credentials.on(self.client.get(url.clone()).header("accept", "application/json"))).await
+    }
+
+    /// # Errors
+    /// As [`Self::get`].
+    pub async fn delete(&self, url: &Url, credentials: Credentials<'_>) -> Result<Answer, ProviderError> {
+        self.send(credentials.on(self.client.delete(url.clone()).header("accept", "application/json"))).await
+    }
+
     async fn send(&self, request: reqwest::RequestBuilder) -> Result<Answer, ProviderError> {
+        self.exchange(request).await.map(|(answer, _)| answer)
+    }
+
+    async fn exchange(
+        &self,
+        request: reqwest::RequestBuilder,
+    ) -> Result<(Answer, Option<String>), ProviderError> {
         let call = async {
             let _place = self.calls.acquire().await;
             // One trace leads from the browser's request through the provider (W3C Trace Context).
@@ -134,6 +185,7 @@ impl Http {
                 None => request,
             };
             let mut response = request.send().await.map_err(|e| unavailable(&e))?;
+            let location = header(&response, "location");
             let mut answer = Answer {
                 status: response.status().as_u16(),
                 content_type: header(&response, "content-type").unwrap_or_default(),
@@ -150,7 +202,7 @@ impl Http {
                 }
                 answer.body.extend_from_slice(&piece);
             }
-            Ok(answer)
+            Ok((answer, location))
         };
         // The limit covers the wait for a place too: a caller is never held longer than the slowest call may last.
         tokio::time::timeout(WHOLE, call)

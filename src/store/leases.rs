@@ -2,6 +2,9 @@
 
 use super::{Db, StoreError, Writer};
 
+/// No lease is longer than a day: one that says so was written by a clock that went wrong, and would stop its work for years.
+const LONGEST_MS: i64 = 24 * 60 * 60 * 1000;
+
 /// Takes a lease that nobody holds at `now_ms`, until `until_ms`; returns its fence, or `None` while it is held.
 ///
 /// # Errors
@@ -16,8 +19,8 @@ pub async fn claim(
     let rows: Vec<(i64,)> = sql!(fetch_all in w,
         "INSERT INTO leases (name, owner, until_ms, fence) VALUES ($1, $2, $3, 1) \
          ON CONFLICT (name) DO UPDATE SET owner = excluded.owner, until_ms = excluded.until_ms, \
-         fence = leases.fence + 1 WHERE leases.until_ms <= $4 RETURNING fence",
-        name, owner, until_ms, now_ms)?;
+         fence = leases.fence + 1 WHERE leases.until_ms <= $4 OR leases.until_ms > $5 RETURNING fence",
+        name, owner, until_ms, now_ms, now_ms.saturating_add(LONGEST_MS))?;
     Ok(rows.into_iter().next().map(|(fence,)| fence))
 }
 

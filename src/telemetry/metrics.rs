@@ -99,6 +99,9 @@ struct Inner {
     callbacks: Series<2, Counter>,
     logouts: Series<2, Counter>,
     sessions_ended: Series<1, Counter>,
+    refreshes: Series<2, Counter>,
+    registrations: Series<2, Counter>,
+    undo_pending: Gauge,
     csrf_refusals: Counter,
     audit_dropped: Counter,
     http_requests: Series<3, Counter>,
@@ -111,6 +114,9 @@ struct Inner {
     jobs: Series<2, Counter>,
     connections: Series<1, Gauge>,
     repeated: Counter,
+    notices_healthy: Gauge,
+    notices_lost: Counter,
+    event_streams: Gauge,
 }
 
 impl Default for Metrics {
@@ -133,6 +139,13 @@ impl Metrics {
             callbacks: counters(r, "login_callbacks", "Returns from a provider, by provider and outcome"),
             logouts: counters(r, "logouts", "Logouts, by kind and outcome"),
             sessions_ended: counters(r, "sessions_ended", "Sessions ended, by reason"),
+            refreshes: counters(r, "refreshes", "Renewals of a session's tokens, by provider and outcome"),
+            registrations: counters(r, "registrations", "Registrations, by provider and outcome"),
+            undo_pending: gauge(
+                r,
+                "registration_undo_pending",
+                "Users at a provider that still wait to be taken back",
+            ),
             csrf_refusals: counter(
                 r,
                 "csrf_refusals",
@@ -167,6 +180,13 @@ impl Metrics {
                 "transactions_repeated",
                 "Transactions tried again because the database broke off",
             ),
+            notices_healthy: gauge(r, "notices_healthy", "Whether notices of other processes come through"),
+            notices_lost: counter(
+                r,
+                "notices_lost",
+                "Times that notices of other processes may have been missed",
+            ),
+            event_streams: gauge(r, "event_streams", "Open event streams of signed-in people"),
             providers: RwLock::default(),
             lost_lines,
             registry,
@@ -205,6 +225,20 @@ impl Metrics {
 
     pub fn session_ended(&self, reason: &str, n: u64) {
         self.0.sessions_ended.count([("reason", word(reason))], n);
+    }
+
+    /// `outcome` is `ok`, `lost_claim`, or `ProviderError::outcome`.
+    pub fn refreshed(&self, provider: &str, outcome: &str) {
+        self.0.refreshes.count([("provider", self.provider(provider)), ("outcome", word(outcome))], 1);
+    }
+
+    /// `outcome` is `ok`, `rolled_back`, `unproven` or `Error::reason`.
+    pub fn registration(&self, provider: &str, outcome: &str) {
+        self.0.registrations.count([("provider", self.provider(provider)), ("outcome", word(outcome))], 1);
+    }
+
+    pub fn registration_undo_pending(&self, n: i64) {
+        self.0.undo_pending.set(n);
     }
 
     pub fn csrf_refused(&self) {
@@ -252,6 +286,19 @@ impl Metrics {
 
     pub fn transaction_repeated(&self) {
         self.0.repeated.inc();
+    }
+
+    /// Whether the word of other processes comes through.
+    pub fn notices_healthy(&self, healthy: bool) {
+        self.0.notices_healthy.set(i64::from(healthy));
+    }
+
+    pub fn notices_lost(&self) {
+        self.0.notices_lost.inc();
+    }
+
+    pub fn event_streams(&self, open: usize) {
+        self.0.event_streams.set(i64::try_from(open).unwrap_or(i64::MAX));
     }
 
     pub fn database_connections(&self, idle: usize, busy: usize) {
@@ -304,6 +351,12 @@ fn counter(registry: &mut Registry, name: &str, help: &str) -> Counter {
     let counter = Counter::default();
     registry.register(name, help, counter.clone());
     counter
+}
+
+fn gauge(registry: &mut Registry, name: &str, help: &str) -> Gauge {
+    let gauge = Gauge::default();
+    registry.register(name, help, gauge.clone());
+    gauge
 }
 
 fn series<const N: usize, M>(registry: &mut Registry, name: &str, help: &str, new: fn() -> M) -> Series<N, M>

@@ -14,8 +14,8 @@ use crate::config::ResponseMode;
 use crate::domain::login::CallbackFault;
 use crate::domain::{Callback, LoginAttempt, LoginRequest, Prompt, ReturnTo};
 use crate::error::Error;
-use crate::flows::attach;
 use crate::flows::login::{self, Arrival, Begun, Direction, Finished, SealedAttempt};
+use crate::flows::refresh;
 use crate::flows::session::Opened;
 
 type Answer = Result<HttpResponse, Refused>;
@@ -31,7 +31,7 @@ pub async fn start(request: HttpRequest, door: web::Data<Door>, guest: MaybeGues
     if let Some(guest) = &guest.0 {
         let another = login::asks_for_another(&door.app, &asked, &guest.session.provider)?;
         // What an app needs of the session may be over although the session is not: only a login brings another token.
-        let lacks_token = attach::lacks_token(&door.app, &guest.session);
+        let lacks_token = refresh::lacks_token(&door.app, &guest.session);
         if !asked.wants_a_new_login() && !another && !lacks_token {
             return Ok(see_other(asked.return_to.unwrap_or_default().as_str()).finish());
         }

@@ -11,16 +11,21 @@
 mod address;
 mod admin;
 mod api;
+mod backchannel;
 mod behind;
 pub mod cookies;
 mod cors;
 mod csrf;
+mod curfew;
+mod events;
 mod guard;
 mod login;
 pub mod operations;
 mod outer;
 mod pages;
 pub mod problem;
+mod refresh;
+mod register;
 mod session;
 mod through;
 mod unread;
@@ -143,8 +148,11 @@ pub fn routes(cfg: &mut web::ServiceConfig, door: &Door, dev_idp: Option<&DevIdp
         .wrap(from_fn(guard::layer))
         .wrap(cors::layer(&door.app))
         .service(at("/login", "GET, HEAD, POST").route(read().to(login::start)).route(web::post().to(closed)))
-        .service(at("/register", "GET, HEAD, POST").route(read().to(closed)).route(web::post().to(closed)))
-        .service(at("/refresh", "POST").route(web::post().to(closed)))
+        .service(
+            at("/register", "GET, HEAD, POST")
+                .route(read().to(register::show))
+                .route(web::post().to(register::register)),
+        )
         .service(
             at("/callback/{provider}", "GET, HEAD, POST")
                 .route(read().to(login::finish_get))
@@ -153,9 +161,12 @@ pub fn routes(cfg: &mut web::ServiceConfig, door: &Door, dev_idp: Option<&DevIdp
         .service(
             at("/logout", "GET, HEAD, POST")
                 .route(read().to(pages::sign_out))
+                .route(web::post().guard(wire::in_json()).to(api::leave))
                 .route(web::post().to(pages::leave)),
         )
+        .service(at("/events", "GET").route(web::get().to(events::stream)))
         .service(at("/signed-out", "GET, HEAD").route(read().to(pages::signed_out)))
+        .service(at("/clear-cookies", "GET, HEAD").route(read().to(pages::cleared)))
         .service(at("/me", "GET, HEAD").route(read().to(api::me)))
         .service(
             at("/sessions", "GET, HEAD, DELETE")
@@ -174,9 +185,17 @@ pub fn routes(cfg: &mut web::ServiceConfig, door: &Door, dev_idp: Option<&DevIdp
         )
         .service(at("/admin/api/sessions/{id}", "DELETE").route(web::delete().to(admin::end_session)))
         .default_service(web::to(nothing));
-    // What anybody may keep needs no session, and must never carry a cookie.
+    // What anybody may keep, and what a provider says, needs no session, and must never carry a cookie.
     let own = web::scope(&door.auth_prefix)
+        .service(at("/backchannel-logout/{provider}", "POST").route(web::post().to(backchannel::logout)))
+        .service(at("/frontchannel-logout/{provider}", "GET, HEAD").route(read().to(backchannel::frame)))
         .service(at("/static/{name}", "GET, HEAD").route(read().to(pages::look)))
+        .service(
+            at("/refresh", "POST")
+                .route(web::post().to(refresh::renew))
+                .wrap(from_fn(guard::without_cookies))
+                .wrap(cors::layer(&door.app)),
+        )
         .service(with_session);
     let well_known =
         web::scope(WELL_KNOWN).service(at("/jwks.json", "GET, HEAD").route(read().to(api::jwks))).default_service(web::to(nothing));

@@ -7,6 +7,7 @@ use actix_web::http::header::{CACHE_CONTROL, REFERRER_POLICY};
 use actix_web::{HttpRequest, HttpResponse, web};
 
 use super::login::see_other;
+use super::outer::CLEAR_COOKIES;
 use super::problem::{Problem, Refused};
 use super::session::{MaybeGuest, SignedIn};
 use super::views::{self, Template};
@@ -14,7 +15,7 @@ use super::{Door, visitor, wire};
 use crate::domain::{ReturnTo, Session};
 use crate::error::Error;
 use crate::flows::session::{Extent, Guest};
-use crate::flows::{logout, session};
+use crate::flows::{logout, register, session};
 
 type Answer = Result<HttpResponse, Refused>;
 
@@ -22,7 +23,7 @@ type Answer = Result<HttpResponse, Refused>;
 const FORGET_PAGES: (&str, &str) = ("clear-site-data", "\"cache\"");
 
 /// A page. It may name itself to our own forms as their origin, which `no-referrer` would hide from browsers without `Sec-Fetch-Site`.
-fn page(template: &impl Template) -> Answer {
+pub fn page(template: &impl Template) -> Answer {
     let html = template.render().map_err(|e| Refused(Error::Internal(e.to_string())))?;
     Ok(HttpResponse::Ok()
         .content_type("text/html; charset=utf-8")
@@ -49,6 +50,10 @@ pub fn problem(chrome: views::Chrome, problem: &Problem, request_id: &str) -> Op
             Some(("Use another account", format!("{}/login?prompt=select_account", chrome.auth_prefix)))
         }
         "no_route" | "not_found" | "not_allowed" => Some(("To the front page", "/".to_owned())),
+        // The only one of this code that its visitor cannot mend by sending less.
+        "too_large" if problem.status == 431 => {
+            Some(("Clear this site's cookies", format!("{}{CLEAR_COOKIES}", chrome.auth_prefix)))
+        }
         "csrf" => Some(("To your account", format!("{}/account", chrome.auth_prefix))),
         _ => None,
     };
@@ -82,7 +87,12 @@ pub fn choose(door: &Door, providers: &[(String, String)], query: &str) -> Answe
             }
         })
         .collect();
-    page(&views::ChooseProvider { chrome: chrome(door, None), providers: choices, notice: None })
+    let register_href = (!register::offered(&door.app.setup()).is_empty()).then(|| {
+        let return_to = kept.iter().find(|(name, _)| name == "return_to").map(|(_, to)| to.as_ref());
+        super::register::href(door, return_to)
+    });
+    let chrome = chrome(door, None);
+    page(&views::ChooseProvider { chrome, providers: choices, notice: None, register_href })
 }
 
 #[derive(serde::Deserialize)]
@@ -110,14 +120,24 @@ pub async fn leave(
     form: Option<web::Form<ReturnQuery>>,
 ) -> Answer {
     let return_to = form.and_then(|form| form.checked(&door));
-    let key = super::session::key(&cookie);
-    let left = logout::leave(&door.app, key.as_ref(), return_to, &visitor(&request)).await?;
+    leave_to(&request, &door, &cookie, return_to).await
+}
+
+/// Signs this browser out, whatever form the wish came in.
+pub async fn leave_to(
+    request: &HttpRequest,
+    door: &Door,
+    cookie: &Cookie,
+    return_to: Option<ReturnTo>,
+) -> Answer {
+    let key = super::session::key(cookie);
+    let left = logout::leave(&door.app, key.as_ref(), return_to, &visitor(request)).await?;
     cookie.purge();
     let next = left.provider_url.map_or_else(
-        || signed_out_at(&door, left.left_open.as_deref(), left.return_to.as_ref()),
+        || signed_out_at(door, left.left_open.as_deref(), left.return_to.as_ref()),
         String::from,
     );
-    if super::login::accepts_json(&request) {
+    if super::login::accepts_json(request) {
         let body = serde_json::json!({ "message": "Signed out.", "redirectTo": next });
         return Ok(HttpResponse::Ok().insert_header(FORGET_PAGES).json(body));
     }
@@ -144,6 +164,11 @@ pub struct SignedOutQuery {
     /// The provider that could not be told.
     left_open: Option<String>,
     return_to: Option<String>,
+}
+
+/// `GET /auth/clear-cookies` of a visitor whose cookies fit: there is nothing to clear. The outer layer answers those whose do not.
+pub async fn cleared() -> HttpResponse {
+    see_other("/").finish()
 }
 
 /// `GET /auth/signed-out`: the one post-logout address; sends on to a checked `return_to` at once when the provider was told.

@@ -10,12 +10,12 @@ use actix_web::http::{ConnectionType, StatusCode, Version};
 use actix_web::{HttpMessage as _, HttpRequest, HttpResponse, web};
 use secrecy::{ExposeSecret as _, SecretString};
 
-use super::Door;
+use super::{Door, curfew};
 use super::behind::Answer;
 use super::problem::Refused;
 use crate::error::Error;
 use crate::flows::session::Guest;
-use crate::flows::{Visitor, assertion, attach, watch};
+use crate::flows::{Visitor, assertion, refresh};
 use crate::proxy::canonical::CanonicalRequest;
 use crate::proxy::forward::{self, Announced, Body, Curfew, Reply};
 use crate::proxy::headers::{IDENTITY_MAX, Onward};
@@ -94,7 +94,7 @@ impl Attached {
         for attach in &way.route.attach {
             match attach {
                 Attach::AccessToken => {
-                    attached.access_token = match attach::access_token(&way.door.app, &guest.session).await {
+                    attached.access_token = match refresh::access_token(&way.door.app, &guest.session).await {
                         // Whoever may come without a session may come without its token.
                         Err(_) if way.route.policy.public => None,
                         token => Some(token?),
@@ -186,8 +186,7 @@ fn from_app(way: &Way<'_>, status: StatusCode, headers: HeaderMap, body: BoxBody
 
 /// Ends what stays open when the guest's session does.
 fn curfew(way: &Way<'_>) -> Option<Curfew> {
-    let guest = way.guest?;
-    Some(Box::pin(watch::until_over(Arc::clone(&way.door.app), guest.session.id.clone())))
+    Some(curfew::of(&way.door.app, way.guest?))
 }
 
 async fn open_socket(way: &Way<'_>, onward: &Onward<'_>, payload: Payload, accept: &str) -> Answer {

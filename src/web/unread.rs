@@ -15,7 +15,9 @@ use bytes::Bytes;
 use futures_util::Stream;
 
 /// The body of a request, held until its answer is over.
-pub struct Unread(Shared);
+pub struct Unread {
+    _held: Shared,
+}
 
 #[derive(Clone)]
 struct Shared(Rc<RefCell<Payload>>);
@@ -34,7 +36,7 @@ pub fn shared(request: &HttpRequest, payload: Payload) -> Payload {
         return payload;
     }
     let shared = Shared(Rc::new(RefCell::new(payload)));
-    request.extensions_mut().insert(Unread(shared.clone()));
+    request.extensions_mut().insert(Unread { _held: shared.clone() });
     Payload::Stream { payload: Box::pin(shared) }
 }
 

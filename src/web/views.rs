@@ -64,6 +64,63 @@ pub struct ChooseProvider {
     pub providers: Vec<Choice>,
     /// One sentence above the choices, such as why a sign-in is asked again.
     pub notice: Option<String>,
+    /// Where an account is created, if that is offered.
+    pub register_href: Option<String>,
+}
+
+/// `GET /auth/register`, and its form again when something in it has to be mended.
+#[derive(Debug, Template)]
+#[template(path = "register.html")]
+pub struct Register {
+    pub chrome: Chrome,
+    /// Shown when there is a choice.
+    pub providers: Vec<Place>,
+    pub provider_fault: Option<String>,
+    pub fields: Vec<Field>,
+    /// What is wrong with the whole, as a sentence.
+    pub notice: Option<String>,
+    /// A checked return path, posted on.
+    pub return_to: Option<String>,
+    pub sign_in_href: String,
+}
+
+/// Where an account can be created.
+#[derive(Debug, Clone)]
+pub struct Place {
+    pub id: String,
+    pub label: String,
+    pub chosen: bool,
+}
+
+/// One field of a form.
+#[derive(Debug, Clone)]
+pub struct Field {
+    pub name: &'static str,
+    pub label: &'static str,
+    /// The input's type.
+    pub kind: &'static str,
+    pub autocomplete: &'static str,
+    /// As it was typed; never a password.
+    pub value: String,
+    pub hint: Option<&'static str>,
+    pub fault: Option<String>,
+    pub required: bool,
+    pub longest: u16,
+    pub focused: bool,
+}
+
+impl Field {
+    fn is_described(&self) -> bool {
+        self.fault.is_some() || self.hint.is_some()
+    }
+}
+
+/// The one page after a registration that must not tell whether it created anybody.
+#[derive(Debug, Template)]
+#[template(path = "registered.html")]
+pub struct Accepted {
+    pub chrome: Chrome,
+    pub sign_in_href: String,
 }
 
 /// One way in.

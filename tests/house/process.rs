@@ -314,7 +314,8 @@ impl Process {
         signal(self.child.id(), name);
     }
 
-    pub fn pid(&self) -> u32 {
+    /// Its process id, for what the system tells of it.
+    pub fn id(&self) -> u32 {
         self.child.id()
     }
 

@@ -166,7 +166,7 @@ async fn px_17_a_socket_closes_within_a_second_of_its_sessions_end_however_it_en
         match how {
             "logout" => assert_eq!(browser.post_form("/auth/logout", &[]).await.status, 303),
             "revoked elsewhere" => assert_eq!(neighbour.with_header("x-csrf", "1").delete("/auth/sessions").await.status, 204),
-            _ => stage.house.database.execute("UPDATE users SET status = 'suspended'").await,
+            _ => stage.suspend_everybody().await,
         }
         assert!(wire.closes_within(Duration::from_secs(3)).await, "{how}");
         assert!(ended.elapsed() < Duration::from_millis(1500), "{how}: {:?}", ended.elapsed());

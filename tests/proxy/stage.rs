@@ -1,5 +1,8 @@
 //! A house with a scripted app behind it, one route of each kind, and a visitor's raw requests.
 
+use doorward::domain::Status;
+use doorward::store;
+
 use crate::house::browser::Browser;
 use crate::house::home::{Plan, TestHouse, op_provider};
 use crate::house::op::ScriptedOp;
@@ -62,6 +65,14 @@ impl Stage {
 
     pub async fn wire(&self) -> Wire {
         Wire::open(self.house.address).await
+    }
+
+    /// The operator's word against alice.
+    pub async fn suspend_everybody(&self) {
+        let app = self.house.app();
+        let mut writer = app.store.writer().await.unwrap();
+        store::users::set_status(&mut writer, "alice", Status::Suspended, app.now_ms()).await.unwrap();
+        writer.commit().await.unwrap();
     }
 
     /// One request on a connection of its own, and all that came back.

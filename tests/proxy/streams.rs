@@ -31,7 +31,7 @@ async fn px_17_a_stream_of_events_ends_within_a_second_of_its_session_and_no_oth
     open[0].until("0\r\n\r\n").await;
     assert!(!open[1].closes_within(Duration::from_millis(800)).await, "another session's stream lives on");
     assert!(!nobody.closes_within(Duration::from_millis(50)).await);
-    stage.house.database.execute("UPDATE users SET status = 'suspended'").await;
+    stage.suspend_everybody().await;
     stage.app.until("the user was suspended", |seen| seen[1].is_closed).await;
     assert!(!stage.app.seen()[2].is_closed, "nobody's stream belongs to no session");
 }
@@ -52,7 +52,7 @@ async fn px_18_a_large_body_passes_through_little_memory_in_both_directions() {
     home.write_key("secrets/k1");
     let house = home.open().await;
     let host = house.public_url.trim_start_matches("http://").to_owned();
-    let before = peak_kib(house.pid());
+    let before = peak_kib(house.id());
     // Down, to a visitor who reads slowly at first: the app has to wait.
     let big = vec![b'x'; SIZE];
     app.always(vec![
@@ -63,7 +63,7 @@ async fn px_18_a_large_body_passes_through_little_memory_in_both_directions() {
     wire.send(format!("GET /pub/big HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n")).await;
     wire.head().await;
     tokio::time::sleep(Duration::from_millis(300)).await;
-    let after_waiting = peak_kib(house.pid());
+    let after_waiting = peak_kib(house.id());
     assert_eq!(wire.rest().await.len(), SIZE);
     // Up, to an app that reads nothing for a while.
     app.always(vec![Step::Read(SIZE), Step::answer("200 OK", "", "hello")]);
@@ -71,7 +71,7 @@ async fn px_18_a_large_body_passes_through_little_memory_in_both_directions() {
     wire.send(format!("POST /big/x HTTP/1.1\r\nhost: {host}\r\ncontent-length: {SIZE}\r\n\r\n")).await;
     wire.send(&big).await;
     let answer = wire.head().await;
-    let after = peak_kib(house.pid());
+    let after = peak_kib(house.id());
     assert_eq!(status(&answer), 200, "{answer}");
     assert!(after_waiting - before < 12 << 10, "{before} KiB became {after_waiting} KiB");
     assert!(after - before < 16 << 10, "{before} KiB became {after} KiB");

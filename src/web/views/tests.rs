@@ -67,7 +67,12 @@ fn problem(status: u16, evil: &str) -> ProblemPage {
 fn pages(evil: &str) -> Vec<(&'static str, String)> {
     let text = || evil.to_owned();
     let choice = Choice { label: text(), href: text(), detail: Some(text()), initial: text() };
-    let choose = ChooseProvider { chrome: chrome(evil), providers: vec![choice], notice: Some(text()) };
+    let choose = ChooseProvider {
+        chrome: chrome(evil),
+        providers: vec![choice],
+        notice: Some(text()),
+        register_href: Some(text()),
+    };
     let signed_out = SignedOut {
         chrome: chrome(evil),
         left_open: Some(text()),

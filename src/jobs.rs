@@ -58,7 +58,11 @@ pub const JOBS: &[Job] = &[
         every: EVERY,
         runs: Runs::Once { lease: LEASE, work: |app, lease| Box::pin(swept(app, lease)) },
     },
-    Job { name: "assertion_keys", every: KEYS, runs: Runs::Everywhere(|app| Box::pin(assertion::renew(app))) },
+    Job {
+        name: "assertion_keys",
+        every: KEYS,
+        runs: Runs::Everywhere(|app| Box::pin(assertion::renew(app))),
+    },
     Job { name: "upstream_health", every: HEALTH, runs: Runs::Everywhere(|app| Box::pin(health(app))) },
     // Each unfinished registration is claimed by itself, so replicas share them.
     Job { name: "registrations", every: RESUME, runs: Runs::Everywhere(|app| Box::pin(resumed(app))) },

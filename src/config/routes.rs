@@ -124,7 +124,8 @@ fn upstream(mut section: Reader<'_>, taken: &mut Vec<String>) -> Upstream {
         section.fault("tls_ca_file", &problem, "name a PEM file of the authority");
     }
     let health_path = section.filled_string("health_path");
-    let is_path = |path: &str| path.starts_with('/') && path.bytes().all(|b| b.is_ascii_graphic() && b != b'#');
+    let is_path =
+        |path: &str| path.starts_with('/') && path.bytes().all(|b| b.is_ascii_graphic() && b != b'#');
     if let Some(path) = health_path.as_ref().filter(|path| !is_path(path)) {
         let problem = format!("\"{path}\" is not a path");
         section.fault("health_path", &problem, "write a path such as \"/healthz\"");

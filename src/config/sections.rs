@@ -170,7 +170,8 @@ pub(super) fn limits(mut section: Reader<'_>) -> Limits {
             10 * MINUTE_MS,
             (10 * SECOND_MS, 60 * MINUTE_MS),
         ),
-        websockets: usize::try_from(section.integer("websockets", 10_000, (0, 1_000_000))).unwrap_or_default(),
+        websockets: usize::try_from(section.integer("websockets", 10_000, (0, 1_000_000)))
+            .unwrap_or_default(),
     };
     for (key, rate) in limits.rates() {
         if rate.is_none() {

@@ -169,10 +169,8 @@ impl Desk {
         }
         drop(made);
         let key = keys.signing(now_ms).ok_or(SignFault::Signing)?;
-        let header = Map::from_iter([
-            ("typ".to_owned(), "JWT".into()),
-            ("kid".to_owned(), key.id.clone().into()),
-        ]);
+        let header =
+            Map::from_iter([("typ".to_owned(), "JWT".into()), ("kid".to_owned(), key.id.clone().into())]);
         let token: Arc<str> = key.signer.sign(&header, &facts.claims(now_ms.div_euclid(1000)))?.into();
         let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
         if made.len() >= REMEMBERED_MAX {
@@ -224,7 +222,11 @@ mod tests {
         );
         let signs = |at| keys.signing(at).unwrap().made_ms;
         assert_eq!((signs(0), signs(new), signs(SIGNS_MS - 1), signs(SIGNS_MS)), (old, old, old, new));
-        assert!(is_successor_due(None, 0) && !is_successor_due(Some(0), new - 1) && is_successor_due(Some(0), new));
+        assert!(
+            is_successor_due(None, 0)
+                && !is_successor_due(Some(0), new - 1)
+                && is_successor_due(Some(0), new)
+        );
         assert!(!is_retired(new, SIGNS_MS + OVERLAP_MS - 1) && is_retired(new, SIGNS_MS + OVERLAP_MS));
         assert_eq!(keys.jwks()["keys"].as_array().unwrap().len(), 2);
         assert!(Key::from_seed(&[1; 31], 0).is_err());

@@ -140,7 +140,9 @@ impl MessageBody for Body {
             return Poll::Ready(None);
         }
         this.download.poll_piece(cx).map(|piece| {
-            piece.map(|piece| piece.map_err(|fault| -> Box<dyn std::error::Error> { Box::new(BrokeOff(fault)) }))
+            piece.map(|piece| {
+                piece.map_err(|fault| -> Box<dyn std::error::Error> { Box::new(BrokeOff(fault)) })
+            })
         })
     }
 }

@@ -68,7 +68,8 @@ impl Onward<'_> {
     fn write_own(&self, out: &mut BytesMut) {
         let (scheme, host) = (self.scheme, self.authority);
         if let Some(client) = self.client {
-            let node: [&str; 3] = if client.contains(':') { ["\"[", client, "]\""] } else { ["", client, ""] };
+            let node: [&str; 3] =
+                if client.contains(':') { ["\"[", client, "]\""] } else { ["", client, ""] };
             put(out, &["x-forwarded-for: ", client, "\r\nx-real-ip: ", client, "\r\nforwarded: for="]);
             put(out, &node);
             put(out, &[";host=\"", host, "\";proto=", scheme, "\r\n"]);
@@ -110,7 +111,9 @@ fn write_field(name: &str, value: &[u8], out: &mut BytesMut) {
 fn nominated(headers: &HeaderMap) -> Vec<&str> {
     let values = headers.get_all(CONNECTION).filter_map(|value| value.to_str().ok());
     let words = values.flat_map(|value| value.split(',')).map(str::trim);
-    words.filter(|word| !word.eq_ignore_ascii_case("keep-alive") && !word.eq_ignore_ascii_case("close")).collect()
+    words
+        .filter(|word| !word.eq_ignore_ascii_case("keep-alive") && !word.eq_ignore_ascii_case("close"))
+        .collect()
 }
 
 /// Names that every server reads alike. CGI, WSGI and PHP fold what is neither letter nor digit into one sign, so that another spelling would become
@@ -222,7 +225,9 @@ fn is_own_cookie(pair: &[u8]) -> bool {
         is_session || attempt.is_some_and(|start| start.eq_ignore_ascii_case(b"doorward-login-"))
     };
     // What is no sign of a name, such as quotes, blanks and controls, is cut off by some readers.
-    let trim = |name: &[u8]| -> Vec<u8> { name.iter().copied().filter(u8::is_ascii_graphic).filter(|b| *b != b'"').collect() };
+    let trim = |name: &[u8]| -> Vec<u8> {
+        name.iter().copied().filter(u8::is_ascii_graphic).filter(|b| *b != b'"').collect()
+    };
     if !may_be_own(name) {
         return false;
     }
@@ -274,15 +279,48 @@ mod tests {
     #[test]
     fn px_01_px_02_a_clients_word_about_itself_never_passes_in_any_spelling() {
         for name in [
-            "X-Auth-User", "x-auth-anything", "X_Auth_User", "x-auth_user", "x_auth-user", "X.Auth.User", "X-Auth-Assertion",
-            "Authorization", "X-Forwarded-For", "x-forwarded-user", "X_FORWARDED_USER", "Forwarded", "X-Real-IP", "X-Original-URI",
-            "X-Rewrite-Url", "X-HTTP-Method-Override", "X-Method-Override", "Proxy", "X-Request-Id", "True-Client-Ip", "Remote-User",
-            "Host", "Content-Length", "Transfer-Encoding", "TE", "Trailer", "Upgrade", "Keep-Alive", "Proxy-Authorization",
-            "Proxy-Connection", "HTTP2-Settings", "Expect", "X-Doorward-Code", "some_name", "a!b",
+            "X-Auth-User",
+            "x-auth-anything",
+            "X_Auth_User",
+            "x-auth_user",
+            "x_auth-user",
+            "X.Auth.User",
+            "X-Auth-Assertion",
+            "Authorization",
+            "X-Forwarded-For",
+            "x-forwarded-user",
+            "X_FORWARDED_USER",
+            "Forwarded",
+            "X-Real-IP",
+            "X-Original-URI",
+            "X-Rewrite-Url",
+            "X-HTTP-Method-Override",
+            "X-Method-Override",
+            "Proxy",
+            "X-Request-Id",
+            "True-Client-Ip",
+            "Remote-User",
+            "Host",
+            "Content-Length",
+            "Transfer-Encoding",
+            "TE",
+            "Trailer",
+            "Upgrade",
+            "Keep-Alive",
+            "Proxy-Authorization",
+            "Proxy-Connection",
+            "HTTP2-Settings",
+            "Expect",
+            "X-Doorward-Code",
+            "some_name",
+            "a!b",
         ] {
             assert_eq!(written(&[(name, b"evil")], |_| {}), PLAIN, "{name}");
         }
-        assert_eq!(written(&[("accept", b"*/*")], |_| {}), PLAIN.replace("host: app.example\r\nx-f", "host: app.example\r\naccept: */*\r\nx-f"));
+        assert_eq!(
+            written(&[("accept", b"*/*")], |_| {}),
+            PLAIN.replace("host: app.example\r\nx-f", "host: app.example\r\naccept: */*\r\nx-f")
+        );
     }
 
     #[test]
@@ -302,8 +340,15 @@ mod tests {
         assert_eq!(cookie(b"a=1; doorward=k; b=2").as_deref(), Some("a=1; b=2"));
         assert_eq!(cookie(b"__Host-doorward=k; a=1").as_deref(), Some("a=1"));
         for own in [
-            &b"doorward=k"[..], b" DOORWARD =k", b"__host-Doorward=k", b"%64oorward=k", b"\"doorward\"=k", b"doorward",
-            b"__Host-doorward-login-abcdefgh=v", b"doorward-login-=v", b"doorward=a; doorward=b",
+            &b"doorward=k"[..],
+            b" DOORWARD =k",
+            b"__host-Doorward=k",
+            b"%64oorward=k",
+            b"\"doorward\"=k",
+            b"doorward",
+            b"__Host-doorward-login-abcdefgh=v",
+            b"doorward-login-=v",
+            b"doorward=a; doorward=b",
         ] {
             assert_eq!(cookie(own), None, "{}", String::from_utf8_lossy(own));
         }

@@ -26,7 +26,9 @@ const GATHER: usize = 32 * 1024;
 pub enum Wish {
     Http,
     /// A sound WebSocket handshake, with the answer that proves the app understood it.
-    WebSocket { accept: String },
+    WebSocket {
+        accept: String,
+    },
     /// A handshake that is none; the server below has already stopped to look for an end of the body.
     Malformed,
 }
@@ -196,7 +198,10 @@ mod tests {
         }
         let mut map = HeaderMap::new();
         for (name, value) in pairs {
-            map.append(HeaderName::from_bytes(name.as_bytes()).unwrap(), HeaderValue::from_str(value).unwrap());
+            map.append(
+                HeaderName::from_bytes(name.as_bytes()).unwrap(),
+                HeaderValue::from_str(value).unwrap(),
+            );
         }
         wish(method, true, &map)
     }

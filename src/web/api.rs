@@ -7,8 +7,8 @@ use serde_json::{Value, json};
 use super::problem::Refused;
 use super::session::SignedIn;
 use super::{Door, views, visitor, wire};
-use crate::flows::assertion;
 use crate::error::Error;
+use crate::flows::assertion;
 use crate::flows::logout;
 use crate::flows::session::{self, Extent};
 

@@ -130,7 +130,12 @@ fn to_login(request: &HttpRequest, door: &Door, route: &Route, signed_in: bool) 
 
 /// A door lends its cookie to every app behind it, so the app's own unsafe requests need the same proof as ours. A WebSocket can be opened from any
 /// page, and is read by it: it needs the proof although it is a GET (security.md HT-07).
-async fn check_origin(request: &HttpRequest, door: &Door, has_session: bool, wish: &Wish) -> Result<(), Refused> {
+async fn check_origin(
+    request: &HttpRequest,
+    door: &Door,
+    has_session: bool,
+    wish: &Wish,
+) -> Result<(), Refused> {
     let is_socket = *wish != Wish::Http;
     if !is_socket && (csrf::is_safe(request.method()) || !has_session) {
         return Ok(());

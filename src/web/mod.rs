@@ -100,8 +100,9 @@ impl Door {
 
     /// Whether a path lies where only we answer.
     fn is_own_path(&self, path: &str) -> bool {
-        let under =
-            |prefix: &str| path.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+        let under = |prefix: &str| {
+            path.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        };
         under(&self.auth_prefix) || under(WELL_KNOWN) || (self.has_dev_idp && under("/dev-idp"))
     }
 
@@ -197,11 +198,15 @@ pub fn routes(cfg: &mut web::ServiceConfig, door: &Door, dev_idp: Option<&DevIdp
                 .wrap(cors::layer(&door.app)),
         )
         .service(with_session);
-    let well_known =
-        web::scope(WELL_KNOWN).service(at("/jwks.json", "GET, HEAD").route(read().to(api::jwks))).default_service(web::to(nothing));
+    let well_known = web::scope(WELL_KNOWN)
+        .service(at("/jwks.json", "GET, HEAD").route(read().to(api::jwks)))
+        .default_service(web::to(nothing));
     // Called once for each worker: connections to apps stay with the worker that made them.
     cfg.app_data(Pool::new());
-    cfg.app_data(web::Data::new(door.clone())).service(own).service(well_known).default_service(web::to(behind::answer));
+    cfg.app_data(web::Data::new(door.clone()))
+        .service(own)
+        .service(well_known)
+        .default_service(web::to(behind::answer));
 }
 
 /// A place of ours, which says of itself what it takes when asked for anything else.

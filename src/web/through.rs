@@ -10,9 +10,9 @@ use actix_web::http::{ConnectionType, StatusCode, Version};
 use actix_web::{HttpMessage as _, HttpRequest, HttpResponse, web};
 use secrecy::{ExposeSecret as _, SecretString};
 
-use super::{Door, curfew};
 use super::behind::Answer;
 use super::problem::Refused;
+use super::{Door, curfew};
 use crate::error::Error;
 use crate::flows::session::Guest;
 use crate::flows::{Visitor, assertion, refresh};

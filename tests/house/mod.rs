@@ -11,6 +11,6 @@ pub mod jar;
 pub mod op;
 pub mod process;
 pub mod servers;
-pub mod upstream;
 pub mod tab;
+pub mod upstream;
 pub mod wire;

@@ -126,11 +126,8 @@ impl FakeUpstream {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let plan: Plan = Arc::new(|_| vec![Step::ReadBody, Step::answer("200 OK", "", "hello")]);
-        let shared = Shared {
-            seen: Arc::default(),
-            plan: Arc::new(Mutex::new(plan)),
-            connections: Arc::default(),
-        };
+        let shared =
+            Shared { seen: Arc::default(), plan: Arc::new(Mutex::new(plan)), connections: Arc::default() };
         let house = shared.clone();
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
@@ -315,7 +312,9 @@ impl Wire {
     pub async fn until(&mut self, text: &str) -> String {
         let found = timeout(PATIENCE, fill_until(&mut self.stream, &mut self.read, text.as_bytes())).await;
         match found {
-            Ok(Some(end)) => String::from_utf8_lossy(&self.read.drain(..end).collect::<Vec<u8>>()).into_owned(),
+            Ok(Some(end)) => {
+                String::from_utf8_lossy(&self.read.drain(..end).collect::<Vec<u8>>()).into_owned()
+            }
             other => panic!("{text:?} never came ({other:?}) in {:?}", String::from_utf8_lossy(&self.read)),
         }
     }

@@ -52,7 +52,8 @@ async fn px_19_a_request_is_repeated_only_where_that_changes_nothing() {
         deaths.store(0, Ordering::SeqCst);
         stage.app.forget();
         let before = stage.app.connections();
-        let (framing, payload) = framing.split_once("\r\n\r\n").map_or((framing.to_owned(), ""), |(f, p)| (format!("{f}\r\n"), p));
+        let (framing, payload) =
+            framing.split_once("\r\n\r\n").map_or((framing.to_owned(), ""), |(f, p)| (format!("{f}\r\n"), p));
         // Over the same wire, so that the worker is the one that keeps the connection.
         wire.send(stage.head(&format!("{method} /pub/die"), &framing) + payload).await;
         let head = wire.head().await;

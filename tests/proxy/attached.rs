@@ -22,7 +22,10 @@ async fn verified(stage: &Stage, token: &str) -> (Value, Value) {
     let (header, claims) = (part(token, 0), part(token, 1));
     let keys = page.json()["keys"].as_array().unwrap().clone();
     let key = keys.iter().find(|key| key["kid"] == header["kid"]).expect("the key is published");
-    assert_eq!((key["kty"].as_str(), key["crv"].as_str(), key["alg"].as_str()), (Some("OKP"), Some("Ed25519"), Some("EdDSA")));
+    assert_eq!(
+        (key["kty"].as_str(), key["crv"].as_str(), key["alg"].as_str()),
+        (Some("OKP"), Some("Ed25519"), Some("EdDSA"))
+    );
     assert!(key.get("d").is_none(), "never the private half");
     let public = URL_SAFE_NO_PAD.decode(key["x"].as_str().unwrap()).unwrap();
     let (input, signature) = token.rsplit_once('.').unwrap();
@@ -49,7 +52,11 @@ async fn an_assertion_says_who_is_there_and_can_be_checked_by_anybody() {
     let me = browser.get_json("/auth/me").await.json();
     assert_eq!(claims["sid"], me["session"]["id"]);
     browser.get("/assert/y").await;
-    assert_eq!(stage.app.last().one("x-auth-assertion"), Some(first.as_str()), "one serves for half a minute");
+    assert_eq!(
+        stage.app.last().one("x-auth-assertion"),
+        Some(first.as_str()),
+        "one serves for half a minute"
+    );
     stage.house.clock.advance(Duration::from_secs(31));
     browser.get("/assert/y").await;
     let second = stage.app.last().one("x-auth-assertion").unwrap().to_owned();

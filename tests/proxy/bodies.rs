@@ -14,7 +14,8 @@ async fn a_body_is_framed_afresh_and_trailers_are_dropped() {
     let seen = stage.app.last();
     assert_eq!((seen.one("content-length"), seen.body.as_slice()), (Some("5"), &b"12345"[..]));
     let chunks = "3;a=b\r\nabc\r\n0002\r\nde\r\n0\r\nx-auth-user: evil\r\nx-trailer: 1\r\n\r\n";
-    wire.send(stage.head("POST /pub/x", "transfer-encoding: Chunked\r\ntrailer: x-trailer\r\n") + chunks).await;
+    wire.send(stage.head("POST /pub/x", "transfer-encoding: Chunked\r\ntrailer: x-trailer\r\n") + chunks)
+        .await;
     wire.until("hello").await;
     let seen = stage.app.last();
     assert_eq!((seen.one("transfer-encoding"), seen.one("content-length")), (Some("chunked"), None));
@@ -51,7 +52,10 @@ async fn every_piece_is_handed_on_at_once_in_both_directions() {
     gate.open();
     wire.until("1\r\nb\r\n").await;
     wire.send("456").await;
-    stage.app.until("the second half came", |seen| seen.last().is_some_and(|seen| seen.body == b"123456")).await;
+    stage
+        .app
+        .until("the second half came", |seen| seen.last().is_some_and(|seen| seen.body == b"123456"))
+        .await;
     last.open();
     wire.until("0\r\n\r\n").await;
 }
@@ -61,7 +65,8 @@ async fn an_early_answer_comes_early_and_the_rest_of_the_body_is_no_next_request
     let stage = Stage::open().await;
     stage.app.always(vec![Step::answer("413 Too Large", "connection: close\r\n", "too much"), Step::Close]);
     let mut wire = stage.wire().await;
-    wire.send(stage.head("POST /pub/x", "content-length: 5000000\r\n") + "GET /pub/smuggled HTTP/1.1\r\n").await;
+    wire.send(stage.head("POST /pub/x", "content-length: 5000000\r\n") + "GET /pub/smuggled HTTP/1.1\r\n")
+        .await;
     let answer = wire.until("too much").await;
     assert_eq!(status(&answer), 413);
     wire.send(format!("host: {}\r\n\r\n", stage.host())).await;
@@ -206,7 +211,9 @@ async fn time_limits_and_unusable_answers_are_said_so() {
 async fn what_an_app_says_after_its_answer_is_nobodys_answer() {
     let stage = Stage::open().await;
     let cookie = cookie_line(&stage.signed_in().await);
-    stage.app.always(vec![Step::send("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nokHTTP/1.1 200 OK\r\ncontent-length: 6\r\n\r\npoison")]);
+    stage.app.always(vec![Step::send(
+        "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nokHTTP/1.1 200 OK\r\ncontent-length: 6\r\n\r\npoison",
+    )]);
     for _ in 0..3 {
         let answer = stage.ask("GET /in/x", &cookie).await;
         assert_eq!(body(&answer), "ok", "{answer}");

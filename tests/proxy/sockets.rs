@@ -35,7 +35,11 @@ async fn opened(stage: &Stage, browser: &Browser) -> Wire {
     wire.send(handshake(stage, "/in/socket", &more)).await;
     let head = wire.head().await;
     assert_eq!(status(&head), 101, "{head}");
-    assert!(head.contains(&format!("sec-websocket-accept: {ACCEPT}\r\n")) && head.contains("upgrade: websocket\r\n"), "{head}");
+    assert!(
+        head.contains(&format!("sec-websocket-accept: {ACCEPT}\r\n"))
+            && head.contains("upgrade: websocket\r\n"),
+        "{head}"
+    );
     assert!(!head.contains("content-length") && !head.contains("transfer-encoding"), "{head}");
     wire
 }
@@ -117,7 +121,12 @@ async fn ht_06_a_malformed_handshake_is_refused_and_no_other_protocol_is_spoken(
         assert_eq!(answer.matches("400 Bad Request").count(), 1, "{answer}");
         stage.app.assert_silent(&asked);
     }
-    let h2c = stage.ask("GET /pub/x", "connection: upgrade, http2-settings\r\nupgrade: h2c\r\nhttp2-settings: AAMAAABkAAQAAP__\r\n").await;
+    let h2c = stage
+        .ask(
+            "GET /pub/x",
+            "connection: upgrade, http2-settings\r\nupgrade: h2c\r\nhttp2-settings: AAMAAABkAAQAAP__\r\n",
+        )
+        .await;
     assert_eq!((status(&h2c), body(&h2c)), (200, "hello"));
     let seen = stage.app.last();
     assert_eq!((seen.one("upgrade"), seen.one("connection"), seen.one("http2-settings")), (None, None, None));
@@ -165,7 +174,9 @@ async fn px_17_a_socket_closes_within_a_second_of_its_sessions_end_however_it_en
         let ended = Instant::now();
         match how {
             "logout" => assert_eq!(browser.post_form("/auth/logout", &[]).await.status, 303),
-            "revoked elsewhere" => assert_eq!(neighbour.with_header("x-csrf", "1").delete("/auth/sessions").await.status, 204),
+            "revoked elsewhere" => {
+                assert_eq!(neighbour.with_header("x-csrf", "1").delete("/auth/sessions").await.status, 204)
+            }
             _ => stage.suspend_everybody().await,
         }
         assert!(wire.closes_within(Duration::from_secs(3)).await, "{how}");

@@ -17,9 +17,8 @@ pub struct Stage {
 
 /// Routes to an app at these addresses.
 pub fn routes(urls: &str) -> String {
-    let route = |path: &str, more: &str| {
-        format!("\n[[route]]\npath = \"{path}\"\nupstream = \"app\"\n{more}\n")
-    };
+    let route =
+        |path: &str, more: &str| format!("\n[[route]]\npath = \"{path}\"\nupstream = \"app\"\n{more}\n");
     let public = "access = \"public\"";
     [
         format!("\n[[upstream]]\nid = \"app\"\nurls = [{urls}]\n"),

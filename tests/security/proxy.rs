@@ -11,9 +11,28 @@ use crate::proxy::stage::{Stage, body, cookie_line, status};
 
 /// Every header that this door can emit towards an app, and others that apps believe.
 const WORDS: [&str; 22] = [
-    "X-Auth-User", "X-Auth-Provider", "X-Auth-Subject", "X-Auth-Email", "X-Auth-Name", "X-Auth-Roles", "X-Auth-Groups", "X-Auth-Tenant",
-    "X-Auth-Assertion", "Authorization", "X-Forwarded-For", "X-Forwarded-Proto", "X-Forwarded-Host", "X-Forwarded-User", "X-Forwarded-Prefix",
-    "X-Real-IP", "X-Original-URI", "X-Original-URL", "X-Rewrite-URL", "Forwarded", "X-Request-Id", "X-HTTP-Method-Override",
+    "X-Auth-User",
+    "X-Auth-Provider",
+    "X-Auth-Subject",
+    "X-Auth-Email",
+    "X-Auth-Name",
+    "X-Auth-Roles",
+    "X-Auth-Groups",
+    "X-Auth-Tenant",
+    "X-Auth-Assertion",
+    "Authorization",
+    "X-Forwarded-For",
+    "X-Forwarded-Proto",
+    "X-Forwarded-Host",
+    "X-Forwarded-User",
+    "X-Forwarded-Prefix",
+    "X-Real-IP",
+    "X-Original-URI",
+    "X-Original-URL",
+    "X-Rewrite-URL",
+    "Forwarded",
+    "X-Request-Id",
+    "X-HTTP-Method-Override",
 ];
 
 fn spellings(name: &str) -> Vec<String> {
@@ -38,8 +57,10 @@ async fn px_01_px_02_no_word_of_a_client_about_itself_reaches_the_app_in_any_spe
     let cookie = cookie_line(&stage.signed_in().await);
     for (path, cookie) in [("/pub/x", ""), ("/pub/x", cookie.as_str()), ("/in/x", &cookie)] {
         for name in WORDS {
-            let fields: String =
-                spellings(name).iter().chain(&spellings(name)).fold(String::new(), |all, name| format!("{all}{name}: evil-canary\r\n"));
+            let fields: String = spellings(name)
+                .iter()
+                .chain(&spellings(name))
+                .fold(String::new(), |all, name| format!("{all}{name}: evil-canary\r\n"));
             let answer = stage.ask(&format!("GET {path}"), &format!("{cookie}{fields}")).await;
             assert_eq!(status(&answer), 200, "{name}: {answer}");
             let seen = stage.app.last();
@@ -62,14 +83,23 @@ async fn px_03_px_04_fields_of_the_connection_are_consumed_in_both_directions() 
     )]);
     let fields = "keep-alive: canary\r\nproxy-connection: canary\r\nproxy-authorization: canary\r\nte: canary\r\ntrailer: canary\r\n\
         upgrade: canary\r\nx-hop: canary\r\nx-end: 1\r\n";
-    for named in ["x-hop", "x-hop, X-Auth-User, x-auth-email, x-forwarded-for, x-request-id, host, content-length", "close, x-hop", "upgrade, x-hop,,"] {
+    for named in [
+        "x-hop",
+        "x-hop, X-Auth-User, x-auth-email, x-forwarded-for, x-request-id, host, content-length",
+        "close, x-hop",
+        "upgrade, x-hop,,",
+    ] {
         let mut wire = stage.wire().await;
         wire.send(stage.head("GET /in/x", &format!("{cookie}connection: {named}\r\n{fields}"))).await;
         let answer = wire.head().await;
         let seen = stage.app.last();
         assert!(!seen.head.contains("canary"), "{named}: {}", seen.head);
         assert_eq!((seen.one("x-auth-user"), seen.one("x-end")), (Some("alice"), Some("1")), "{named}");
-        assert!(seen.one("x-forwarded-for").is_some() && seen.one("host").is_some(), "{named}: {}", seen.head);
+        assert!(
+            seen.one("x-forwarded-for").is_some() && seen.one("host").is_some(),
+            "{named}: {}",
+            seen.head
+        );
         assert!(!answer.contains("canary") && answer.contains("x-end: 1"), "{named}: {answer}");
     }
 }
@@ -90,9 +120,20 @@ async fn px_05_px_06_where_a_request_came_from_is_believed_of_listed_peers_alone
         );
         assert_eq!(status(&stage.ask("GET /pub/x", &fields).await), 200);
         let seen = stage.app.last();
-        assert_eq!((seen.one("x-forwarded-for"), seen.one("x-real-ip")), (Some(expected), Some(expected)), "{trusted} {chain}");
-        assert_eq!((seen.one("x-forwarded-proto"), seen.one("x-forwarded-host")), (Some("http"), Some(stage.host())));
-        assert!(seen.one("forwarded").unwrap().contains(expected) && !seen.head.contains("6.6.6.6"), "{}", seen.head);
+        assert_eq!(
+            (seen.one("x-forwarded-for"), seen.one("x-real-ip")),
+            (Some(expected), Some(expected)),
+            "{trusted} {chain}"
+        );
+        assert_eq!(
+            (seen.one("x-forwarded-proto"), seen.one("x-forwarded-host")),
+            (Some("http"), Some(stage.host()))
+        );
+        assert!(
+            seen.one("forwarded").unwrap().contains(expected) && !seen.head.contains("6.6.6.6"),
+            "{}",
+            seen.head
+        );
     }
 }
 
@@ -119,9 +160,15 @@ async fn px_08_the_path_that_was_judged_is_the_path_that_goes_on() {
         let path = decoded(seen.target());
         assert_eq!(path, decoded(&raw), "{raw} went on as {}", seen.target());
         assert!(path == "/pub" || path.starts_with("/pub/"), "{raw} went on as {}", seen.target());
-        let is_plain = |segment: &str| !matches!(segment, "." | "..") && !segment.contains(['\\', ';', '\0', '\r', '\n']);
+        let is_plain = |segment: &str| {
+            !matches!(segment, "." | "..") && !segment.contains(['\\', ';', '\0', '\r', '\n'])
+        };
         assert!(path.split('/').all(is_plain) && !path.contains("//"), "{raw} went on as {}", seen.target());
-        assert!(seen.target().bytes().all(|byte| byte.is_ascii_graphic()), "{raw} went on as {}", seen.target());
+        assert!(
+            seen.target().bytes().all(|byte| byte.is_ascii_graphic()),
+            "{raw} went on as {}",
+            seen.target()
+        );
     }
     assert!(forwarded >= 30, "the good ones pass: {forwarded}");
 }
@@ -153,7 +200,9 @@ async fn px_09_rules_look_at_the_path_alone_and_at_the_true_method() {
 #[tokio::test]
 async fn px_10_no_sender_opens_what_is_closed() {
     let stage = Stage::open().await;
-    for agent in ["GoogleHC/1.0", "kube-probe/1.29", "ELB-HealthChecker/2.0", "Prometheus/2.0", "doorward-health"] {
+    for agent in
+        ["GoogleHC/1.0", "kube-probe/1.29", "ELB-HealthChecker/2.0", "Prometheus/2.0", "doorward-health"]
+    {
         for path in ["/in/x", "/in/healthz", "/in/ping"] {
             let answer = stage.ask(&format!("GET {path}"), &format!("user-agent: {agent}\r\n")).await;
             assert_eq!(status(&answer), 401, "{agent}: {answer}");
@@ -174,7 +223,11 @@ async fn px_11_whatever_fails_in_the_decision_denies() {
         let answer = stage.ask("GET /in/x", &format!("cookie: {planted}\r\n")).await;
         assert_eq!(status(&answer), 401, "{planted}");
     }
-    assert_eq!(status(&stage.ask("GET /in/x", &format!("{cookie}{cookie}")).await), 401, "two of one name are none");
+    assert_eq!(
+        status(&stage.ask("GET /in/x", &format!("{cookie}{cookie}")).await),
+        401,
+        "two of one name are none"
+    );
     assert_eq!(status(&stage.ask("GET /admins/x", &cookie).await), 403);
     stage.app.assert_silent("odd cookies");
     stage.house.database.execute("UPDATE sessions SET access_token = X'00'").await;
@@ -203,7 +256,9 @@ async fn px_13_nothing_of_a_request_chooses_where_it_goes() {
         format!("CONNECT {other}"),
         format!("GET /pub/x?url=http://{other}/"),
     ] {
-        let fields = format!("x-forwarded-host: {other}\r\nx-original-url: http://{other}/\r\nx-forwarded-server: {other}\r\n");
+        let fields = format!(
+            "x-forwarded-host: {other}\r\nx-original-url: http://{other}/\r\nx-forwarded-server: {other}\r\n"
+        );
         let answer = stage.ask(&line, &fields).await;
         assert!(matches!(status(&answer), 200 | 400 | 405 | 421), "{line}: {answer}");
         elsewhere.assert_silent(&line);
@@ -259,7 +314,10 @@ async fn px_20_what_was_made_for_one_person_is_not_a_shared_caches_to_keep() {
     let stage = Stage::open().await;
     let cookie = cookie_line(&stage.signed_in().await);
     let control = |answer: &str| {
-        answer.lines().find_map(|line| line.strip_prefix("cache-control: ")).map(|value| value.trim().to_owned())
+        answer
+            .lines()
+            .find_map(|line| line.strip_prefix("cache-control: "))
+            .map(|value| value.trim().to_owned())
     };
     for (theirs, for_guest, for_nobody) in [
         ("", Some("private"), None),

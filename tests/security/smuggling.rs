@@ -82,7 +82,10 @@ async fn send(stage: &Stage, fields: &str, body: &str) -> String {
     let second = stage.head("GET /pub/smuggled", "connection: close\r\n");
     let mut wire = Wire::open(stage.house.address).await;
     // Byte for byte: one `char` is one byte where it is below 256.
-    let latin: Vec<u8> = fields.chars().flat_map(|c| u8::try_from(u32::from(c)).map_or_else(|_| c.to_string().into_bytes(), |b| vec![b])).collect();
+    let latin: Vec<u8> = fields
+        .chars()
+        .flat_map(|c| u8::try_from(u32::from(c)).map_or_else(|_| c.to_string().into_bytes(), |b| vec![b]))
+        .collect();
     let head = format!("POST /pub/first HTTP/1.1\r\nhost: {}\r\n", stage.host());
     wire.send([head.as_bytes(), &latin, b"\r\n", body.as_bytes(), second.as_bytes()].concat()).await;
     String::from_utf8_lossy(&wire.rest().await).into_owned()
@@ -139,7 +142,12 @@ async fn ht_04_a_refusal_before_a_large_body_leaves_no_next_request_in_it() {
         let answer = wire.head().await;
         assert_eq!(status(&answer), expected, "{line}");
         let smuggled = stage.head("GET /pub/smuggled", "");
-        wire.send(if fields.starts_with("transfer") { format!("{:x}\r\n{smuggled}\r\n0\r\n\r\n", smuggled.len()) } else { smuggled }).await;
+        wire.send(if fields.starts_with("transfer") {
+            format!("{:x}\r\n{smuggled}\r\n0\r\n\r\n", smuggled.len())
+        } else {
+            smuggled
+        })
+        .await;
         let rest = String::from_utf8_lossy(&wire.rest().await).into_owned();
         assert!(!rest.contains("HTTP/1.1"), "{line} {fields}: {rest}");
         stage.app.assert_silent(line);

@@ -50,7 +50,11 @@ pub struct Expected {
 pub fn parse(read: &mut BytesMut, expected: Expected) -> Result<Option<Answer>, Fault> {
     loop {
         let Some(end) = end_of_head(read) else {
-            return if read.len() > HEAD_MAX { Err(Fault::Broken("its head is too large")) } else { Ok(None) };
+            return if read.len() > HEAD_MAX {
+                Err(Fault::Broken("its head is too large"))
+            } else {
+                Ok(None)
+            };
         };
         if end > HEAD_MAX {
             return Err(Fault::Broken("its head is too large"));
@@ -162,11 +166,7 @@ fn parse_head(head: &Bytes, expected: Expected) -> Result<Answer, Fault> {
     })
 }
 
-fn handed_on(
-    head: &Bytes,
-    fields: &[httparse::Header<'_>],
-    nominated: &[&str],
-) -> Result<HeaderMap, Fault> {
+fn handed_on(head: &Bytes, fields: &[httparse::Header<'_>], nominated: &[&str]) -> Result<HeaderMap, Fault> {
     let odd = Fault::Broken("a field of its head is malformed");
     let mut map = HeaderMap::with_capacity(fields.len() + 4);
     for field in fields {
@@ -175,8 +175,7 @@ fn handed_on(
         if is_nominated || headers::stays_behind(name.as_str(), field.value) {
             continue;
         }
-        let value =
-            HeaderValue::from_maybe_shared(head.slice_ref(field.value)).map_err(|_| odd.clone())?;
+        let value = HeaderValue::from_maybe_shared(head.slice_ref(field.value)).map_err(|_| odd.clone())?;
         map.append(name, value);
     }
     Ok(map)

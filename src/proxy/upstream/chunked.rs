@@ -13,10 +13,14 @@ const TRAILERS_MAX: usize = 16 * 1024;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum At {
     Size,
-    Data { left: u64 },
+    Data {
+        left: u64,
+    },
     /// The line end behind a chunk's data.
     DataEnd,
-    Trailers { seen: usize },
+    Trailers {
+        seen: usize,
+    },
     End,
 }
 
@@ -135,8 +139,17 @@ mod tests {
     #[test]
     fn what_is_no_chunked_coding_is_refused() {
         for coded in [
-            &b"\r\n"[..], b"g\r\n", b"-1\r\n", b"+1\r\n", b"0x1\r\n", b" 1\r\n", b"11111111111111111\r\n", b"1\na\r\n",
-            b"1\r\nab\r\n", b"1\r\na\n\n", b"0\r\nx: 1\n\n",
+            &b"\r\n"[..],
+            b"g\r\n",
+            b"-1\r\n",
+            b"+1\r\n",
+            b"0x1\r\n",
+            b" 1\r\n",
+            b"11111111111111111\r\n",
+            b"1\na\r\n",
+            b"1\r\nab\r\n",
+            b"1\r\na\n\n",
+            b"0\r\nx: 1\n\n",
         ] {
             assert!(decode(coded, 99).is_err(), "{:?}", String::from_utf8_lossy(coded));
         }

@@ -56,7 +56,8 @@ impl Download {
             Framing::Chunked => At::Chunked(Decoder::default()),
             Framing::UntilEnd => At::UntilEnd,
         };
-        let mut download = Self { connection: Some(connection), upload, at, home, silence, is_waiting: false };
+        let mut download =
+            Self { connection: Some(connection), upload, at, home, silence, is_waiting: false };
         if matches!(download.at, At::End) {
             download.part();
         }

@@ -34,7 +34,12 @@ pub struct Sent {
 
 impl Exchange {
     #[must_use]
-    pub fn new(connection: Connection, upload: Option<Upload>, expected: Expected, patience: Duration) -> Self {
+    pub fn new(
+        connection: Connection,
+        upload: Option<Upload>,
+        expected: Expected,
+        patience: Duration,
+    ) -> Self {
         Self { connection, upload, expected, patience, is_sent: false }
     }
 

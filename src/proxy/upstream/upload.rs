@@ -76,7 +76,11 @@ impl Upload {
     ///
     /// # Errors
     /// The visitor's: too much, or not whole.
-    pub fn poll(&mut self, connection: &mut Connection, cx: &mut Context<'_>) -> Result<(Progress, bool), Fault> {
+    pub fn poll(
+        &mut self,
+        connection: &mut Connection,
+        cx: &mut Context<'_>,
+    ) -> Result<(Progress, bool), Fault> {
         let mut moved = false;
         loop {
             let mut visitor_slow = false;

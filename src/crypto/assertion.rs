@@ -129,7 +129,7 @@ impl Facts {
 
 struct Made {
     facts: Facts,
-    made_ms: i64,
+    at_ms: i64,
     token: Arc<str>,
 }
 
@@ -161,7 +161,7 @@ impl Desk {
     /// The library refused to sign, or there is no key.
     pub fn write(&self, keys: &Keys, facts: Facts, now_ms: i64) -> Result<Arc<str>, SignFault> {
         let place = (facts.session.clone(), facts.audience.clone());
-        let is_fresh = |made: &Made| now_ms >= made.made_ms && now_ms < made.made_ms + REUSE_MS;
+        let is_fresh = |made: &Made| now_ms >= made.at_ms && now_ms < made.at_ms + REUSE_MS;
         let known = |made: &Made| (is_fresh(made) && made.facts == facts).then(|| Arc::clone(&made.token));
         let made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(token) = made.get(&place).and_then(known) {
@@ -179,7 +179,7 @@ impl Desk {
         if made.len() >= REMEMBERED_MAX {
             made.clear();
         }
-        made.insert(place, Made { facts, made_ms: now_ms, token: Arc::clone(&token) });
+        made.insert(place, Made { facts, at_ms: now_ms, token: Arc::clone(&token) });
         Ok(token)
     }
 }

@@ -7,7 +7,9 @@ use std::task::{Context, Poll};
 
 use actix_web::body::{BodySize, MessageBody};
 use actix_web::dev::Payload;
-use actix_web::http::header::{CONNECTION, CONTENT_LENGTH, HeaderMap, TRANSFER_ENCODING, UPGRADE};
+use actix_web::http::header::{
+    CONNECTION, CONTENT_LENGTH, HeaderMap, HeaderValue, TRANSFER_ENCODING, UPGRADE,
+};
 use aws_lc_rs::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -72,7 +74,8 @@ fn accept(key: &str) -> String {
 /// Whether an app's 101 answers this very handshake.
 #[must_use]
 pub fn is_agreed(answer: &Answer, accept: &str) -> bool {
-    let proofs: Vec<&[u8]> = answer.headers.get_all("sec-websocket-accept").map(|v| v.as_bytes()).collect();
+    let proofs: Vec<&[u8]> =
+        answer.headers.get_all("sec-websocket-accept").map(HeaderValue::as_bytes).collect();
     answer.upgrades_to_websocket && proofs == [accept.as_bytes()]
 }
 
@@ -183,7 +186,7 @@ impl MessageBody for Tunnel {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use actix_web::http::header::{HeaderName, HeaderValue};
+    use actix_web::http::header::HeaderName;
 
     fn asked(method: &str, change: &[(&str, Option<&str>)]) -> Wish {
         let mut pairs = vec![

@@ -7,15 +7,15 @@ use actix_web::body::{BodySize, BoxBody, MessageBody as _};
 use actix_web::dev::Payload;
 use actix_web::http::header::{self, CONTENT_LENGTH, HeaderMap, HeaderValue, UPGRADE};
 use actix_web::http::{ConnectionType, StatusCode, Version};
-use actix_web::{HttpMessage as _, HttpRequest, HttpResponse, web};
-use secrecy::{ExposeSecret as _, SecretString};
+use actix_web::{HttpRequest, HttpResponse, web};
+use secrecy::{ExposeSecret, SecretString};
 
 use super::behind::Answer;
 use super::problem::Refused;
 use super::{Door, curfew};
 use crate::error::Error;
 use crate::flows::session::Guest;
-use crate::flows::{Visitor, assertion, refresh};
+use crate::flows::{assertion, refresh};
 use crate::proxy::canonical::CanonicalRequest;
 use crate::proxy::forward::{self, Announced, Body, Curfew, Reply};
 use crate::proxy::headers::{IDENTITY_MAX, Onward};
@@ -45,9 +45,7 @@ pub struct FromApp;
 pub async fn pass(way: &Way<'_>, payload: Payload, wish: Wish) -> Answer {
     let attached = Attached::of(way).await?;
     let traceparent = telemetry::current_traceparent();
-    let extensions = way.request.extensions();
-    let visitor = extensions.get::<Visitor>().cloned().unwrap_or_default();
-    drop(extensions);
+    let visitor = super::visitor(way.request);
     let onward = Onward {
         canonical: way.canonical,
         headers: way.request.headers(),
@@ -57,7 +55,7 @@ pub async fn pass(way: &Way<'_>, payload: Payload, wish: Wish) -> Answer {
         request_id: &visitor.request_id,
         traceparent: traceparent.as_deref(),
         identity: &attached.identity,
-        access_token: attached.access_token.as_ref().map(|token| token.expose_secret()),
+        access_token: attached.access_token.as_ref().map(ExposeSecret::expose_secret),
         assertion: attached.assertion.as_deref(),
         is_websocket: wish != Wish::Http,
     };

@@ -82,6 +82,7 @@ fn end_of_head(read: &[u8]) -> Option<usize> {
 
 /// The connection's own fields of an answer.
 #[derive(Default)]
+#[expect(clippy::struct_excessive_bools, reason = "each is one independent word of the head")]
 struct Hop<'h> {
     /// Fields that `Connection` names besides its known words.
     nominated: Vec<&'h str>,

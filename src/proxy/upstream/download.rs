@@ -16,7 +16,7 @@ use super::pool::Pool;
 use super::upload::{Progress, Upload};
 
 /// Silence in the middle of a body; an event stream may be silent for as long as it likes.
-pub const SILENCE_MAX: Duration = Duration::from_secs(60);
+pub const SILENCE_MAX: Duration = Duration::from_mins(1);
 
 /// Where in the body we are.
 #[derive(Debug)]
@@ -108,8 +108,9 @@ impl Download {
         }
         loop {
             match self.next() {
-                Ok(Some(step)) => return Poll::Ready(step.map(Ok)),
-                Ok(None) => {}
+                Ok(Step::Piece(piece)) => return Poll::Ready(Some(Ok(piece))),
+                Ok(Step::End) => return Poll::Ready(None),
+                Ok(Step::NeedsMore) => {}
                 Err(fault) => return self.fail(fault),
             }
             let Some(connection) = &mut self.connection else { return Poll::Ready(None) };
@@ -134,20 +135,19 @@ impl Download {
     }
 
     /// What the buffer holds: a piece, the end, or nothing yet.
-    fn next(&mut self) -> Result<Option<Option<Bytes>>, Fault> {
-        let Some(connection) = &mut self.connection else { return Ok(Some(None)) };
+    fn next(&mut self) -> Result<Step, Fault> {
+        let Some(connection) = &mut self.connection else { return Ok(Step::End) };
         let read = &mut connection.read;
         let piece = match &mut self.at {
-            At::End => return Ok(Some(None)),
-            At::Chunked(decoder) => match decoder.step(read)? {
-                Step::Piece(piece) => piece,
-                Step::NeedsMore => return Ok(None),
-                Step::End => {
+            At::End => return Ok(Step::End),
+            At::Chunked(decoder) => {
+                let step = decoder.step(read)?;
+                if step == Step::End {
                     self.end();
-                    return Ok(Some(None));
                 }
-            },
-            At::Sized(_) | At::UntilEnd if read.is_empty() => return Ok(None),
+                return Ok(step);
+            }
+            At::Sized(_) | At::UntilEnd if read.is_empty() => return Ok(Step::NeedsMore),
             At::UntilEnd => read.split().freeze(),
             At::Sized(left) => {
                 let take = usize::try_from(*left).map_or(read.len(), |left| left.min(read.len()));
@@ -159,7 +159,7 @@ impl Download {
                 piece
             }
         };
-        Ok(Some(Some(piece)))
+        Ok(Step::Piece(piece))
     }
 
     fn fail(&mut self, fault: Fault) -> Poll<Option<Result<Bytes, Fault>>> {

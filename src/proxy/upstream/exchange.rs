@@ -10,7 +10,7 @@ use super::connection::Connection;
 use super::upload::{Progress, Upload};
 
 /// A visitor who sends nothing for so long is not waited for.
-const VISITOR_PATIENCE: Duration = Duration::from_secs(60);
+const VISITOR_PATIENCE: Duration = Duration::from_mins(1);
 
 /// A request whose head waits in the connection's buffer.
 #[derive(Debug)]
@@ -90,7 +90,7 @@ impl Exchange {
     fn poll_answer(&mut self, cx: &mut Context<'_>) -> Poll<Result<Answer, Fault>> {
         loop {
             match self.connection.poll_read(cx) {
-                Poll::Ready(Ok(0)) | Poll::Ready(Err(_)) => return Poll::Ready(Err(self.silence())),
+                Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(Err(self.silence())),
                 Poll::Ready(Ok(_)) => match answer::parse(&mut self.connection.read, self.expected) {
                     Ok(Some(answer)) => return Poll::Ready(Ok(answer)),
                     Ok(None) => {}

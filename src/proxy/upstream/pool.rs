@@ -37,15 +37,15 @@ impl Pool {
     /// A kept connection that is still open; `may_repeat` when the request could be sent again, should the app close it this very moment.
     #[must_use]
     pub fn take(&self, origin: &Arc<Origin>, may_repeat: bool) -> Option<Connection> {
-        let mut shelves = self.shelves.borrow_mut();
-        let shelf = shelves.iter_mut().find(|shelf| Arc::ptr_eq(&shelf.origin, origin))?;
+        let mut all = self.shelves.borrow_mut();
+        let place = all.iter_mut().find(|place| Arc::ptr_eq(&place.origin, origin))?;
         let life = if may_repeat { KEPT_FOR } else { FRESH_FOR };
-        while let Some((mut connection, since)) = shelf.kept.pop() {
+        while let Some((mut connection, since)) = place.kept.pop() {
             if since.elapsed() > life {
                 // All others lie here for even longer.
-                shelf.kept.retain(|(_, since)| since.elapsed() <= KEPT_FOR);
+                place.kept.retain(|(_, since)| since.elapsed() <= KEPT_FOR);
                 if since.elapsed() <= KEPT_FOR {
-                    shelf.kept.push((connection, since));
+                    place.kept.push((connection, since));
                 }
                 return None;
             }
@@ -59,17 +59,17 @@ impl Pool {
 
     /// Keeps a connection whose exchange came to its end on both sides.
     pub fn give_back(&self, origin: &Arc<Origin>, connection: Connection) {
-        let mut shelves = self.shelves.borrow_mut();
+        let mut all = self.shelves.borrow_mut();
         let now = Instant::now();
-        if let Some(shelf) = shelves.iter_mut().find(|shelf| Arc::ptr_eq(&shelf.origin, origin)) {
+        if let Some(shelf) = all.iter_mut().find(|shelf| Arc::ptr_eq(&shelf.origin, origin)) {
             if shelf.kept.len() < KEPT_MAX {
                 shelf.kept.push((connection, now));
             }
             return;
         }
         // After a reload nobody else holds the old addresses.
-        shelves.retain(|shelf| Arc::strong_count(&shelf.origin) > 1);
-        shelves.push(Shelf { origin: Arc::clone(origin), kept: vec![(connection, now)] });
+        all.retain(|shelf| Arc::strong_count(&shelf.origin) > 1);
+        all.push(Shelf { origin: Arc::clone(origin), kept: vec![(connection, now)] });
     }
 
     /// How many connections wait.

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use rustls_platform_verifier::BuilderVerifierExt as _;
@@ -34,6 +34,8 @@ pub struct Origin {
     made: Instant,
     ill_until_ms: AtomicU64,
     failures: AtomicU32,
+    /// What its health path said last.
+    is_unfit: AtomicBool,
 }
 
 struct Tls {
@@ -71,6 +73,7 @@ impl Origin {
             made: Instant::now(),
             ill_until_ms: AtomicU64::new(0),
             failures: AtomicU32::new(0),
+            is_unfit: AtomicBool::new(false),
         })
     }
 
@@ -117,8 +120,8 @@ impl Origin {
     /// Whether it may be tried before others.
     #[must_use]
     pub fn is_well(&self) -> bool {
-        self.failures.load(Ordering::Relaxed) == 0
-            || self.now_ms() >= self.ill_until_ms.load(Ordering::Relaxed)
+        let has_rested = || self.now_ms() >= self.ill_until_ms.load(Ordering::Relaxed);
+        !self.is_unfit.load(Ordering::Relaxed) && (self.failures.load(Ordering::Relaxed) == 0 || has_rested())
     }
 
     /// Passes it over for a while.
@@ -152,15 +155,9 @@ impl Origin {
             }
             Some(matches!(connection.read.get(9), Some(b'2' | b'3')))
         });
-        match asked.await {
-            Ok(Some(true)) => self.is_back(),
-            Ok(Some(false)) | Err(_) => self.has_failed(),
-            // `connect` has counted it, or the answer broke off.
-            Ok(None) => {
-                if self.is_well() {
-                    self.has_failed();
-                }
-            }
+        let is_fit = matches!(asked.await, Ok(Some(true)));
+        if self.is_unfit.swap(!is_fit, Ordering::Relaxed) == is_fit {
+            tracing::warn!(url = self.url, is_fit, "an app's health changed");
         }
     }
 

@@ -1,5 +1,7 @@
 //! The furniture that every flow may use. It does nothing by itself, and there is one of it: no statics anywhere.
 
+mod single_flight;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -8,12 +10,15 @@ use arc_swap::ArcSwap;
 use crate::config::{self, Config};
 use crate::crypto::seal::KeyRing;
 use crate::domain::return_to::ReturnRules;
-use crate::domain::{Clock, Random, Refusals};
+use crate::domain::{Clock, Random, Refusals, Tally};
+use crate::events::live::Live;
 use crate::providers::oidc::Memory;
 use crate::providers::{self, Provider};
 use crate::proxy::routes::Table;
 use crate::store::Store;
 use crate::telemetry::Metrics;
+
+pub use single_flight::{Done, Lead, SingleFlight};
 
 /// Everything a flow needs, shared by all workers.
 pub struct App {
@@ -24,6 +29,12 @@ pub struct App {
     pub metrics: Metrics,
     /// How much each address may still write to the audit log this minute.
     pub refusals: Refusals,
+    /// Sessions whose tokens this process is renewing, by id.
+    pub renewals: SingleFlight,
+    /// Refused logout tokens by address.
+    pub bad_logout_tokens: Tally,
+    /// The tabs that listen right now.
+    pub live: Live,
 }
 
 /// What a reload replaces, all of it at once.
@@ -122,7 +133,18 @@ impl App {
             random,
             metrics,
             refusals: Refusals::default(),
+            renewals: SingleFlight::default(),
+            bad_logout_tokens: Tally::default(),
+            live: Live::default(),
         }
+    }
+
+    /// Counts with these from now on: they are older than the house, and were asked for while it waited for its database.
+    #[must_use]
+    pub fn with_metrics(mut self, metrics: Metrics) -> Self {
+        metrics.know_providers(self.setup().config.providers.iter().map(|p| p.id.as_str()));
+        self.metrics = metrics;
+        self
     }
 
     /// The set-up in force; a flow takes it once, so that a reload never shows it two halves.

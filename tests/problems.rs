@@ -47,6 +47,7 @@ fn every_error() -> Vec<Error> {
         Error::UpstreamDown("canary".into()),
         Error::ProviderDown("canary".into()),
         Error::DatabaseDown("canary".into()),
+        Error::Interrupted("canary".into()),
     ];
     for error in &all {
         match error {
@@ -88,7 +89,8 @@ fn every_error() -> Vec<Error> {
             | Error::ProviderRefused(_)
             | Error::UpstreamDown(_)
             | Error::ProviderDown(_)
-            | Error::DatabaseDown(_) => {}
+            | Error::DatabaseDown(_)
+            | Error::Interrupted(_) => {}
         }
     }
     all

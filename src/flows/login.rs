@@ -8,6 +8,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use subtle::ConstantTimeEq as _;
 
+use super::again::again;
 use super::session::{self, Opened, Previous};
 use super::{Visitor, audit};
 use crate::app::{App, Setup};
@@ -224,9 +225,11 @@ async fn finish_at(
         accepted => accepted?,
     }
     use_once(app, &attempt).await?;
+    let asked_at_ms = Some(app.now_ms());
     let grant = timed(app, provider, "exchange", provider.exchange(arrival.callback, &attempt)).await?;
-    let previous = Previous { key: arrival.previous, id: attempt.previous.as_deref() };
-    let opened = session::open(app, setup, grant, previous, arrival.visitor).await?;
+    let previous = Previous { key: arrival.previous, id: attempt.previous.as_deref(), asked_at_ms };
+    let open = async || session::open(app, setup, grant.clone(), previous, arrival.visitor).await;
+    let opened = again(app, open).await?;
     Ok(Finished::SignedIn { opened: Box::new(opened), return_to: attempt.return_to.as_str().to_owned() })
 }
 

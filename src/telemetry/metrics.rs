@@ -99,6 +99,7 @@ struct Inner {
     callbacks: Series<2, Counter>,
     logouts: Series<2, Counter>,
     sessions_ended: Series<1, Counter>,
+    refreshes: Series<2, Counter>,
     registrations: Series<2, Counter>,
     undo_pending: Gauge,
     csrf_refusals: Counter,
@@ -112,6 +113,10 @@ struct Inner {
     swept: Series<1, Counter>,
     jobs: Series<2, Counter>,
     connections: Series<1, Gauge>,
+    repeated: Counter,
+    notices_healthy: Gauge,
+    notices_lost: Counter,
+    event_streams: Gauge,
 }
 
 impl Default for Metrics {
@@ -134,6 +139,7 @@ impl Metrics {
             callbacks: counters(r, "login_callbacks", "Returns from a provider, by provider and outcome"),
             logouts: counters(r, "logouts", "Logouts, by kind and outcome"),
             sessions_ended: counters(r, "sessions_ended", "Sessions ended, by reason"),
+            refreshes: counters(r, "refreshes", "Renewals of a session's tokens, by provider and outcome"),
             registrations: counters(r, "registrations", "Registrations, by provider and outcome"),
             undo_pending: gauge(
                 r,
@@ -169,6 +175,18 @@ impl Metrics {
             swept: counters(r, "swept_rows", "Rows removed because their time was over, by table"),
             jobs: counters(r, "job_runs", "Runs of a job, by job and outcome"),
             connections: gauges(r, "database_connections", "Open database connections, by state"),
+            repeated: counter(
+                r,
+                "transactions_repeated",
+                "Transactions tried again because the database broke off",
+            ),
+            notices_healthy: gauge(r, "notices_healthy", "Whether notices of other processes come through"),
+            notices_lost: counter(
+                r,
+                "notices_lost",
+                "Times that notices of other processes may have been missed",
+            ),
+            event_streams: gauge(r, "event_streams", "Open event streams of signed-in people"),
             providers: RwLock::default(),
             lost_lines,
             registry,
@@ -207,6 +225,11 @@ impl Metrics {
 
     pub fn session_ended(&self, reason: &str, n: u64) {
         self.0.sessions_ended.count([("reason", word(reason))], n);
+    }
+
+    /// `outcome` is `ok`, `lost_claim`, or `ProviderError::outcome`.
+    pub fn refreshed(&self, provider: &str, outcome: &str) {
+        self.0.refreshes.count([("provider", self.provider(provider)), ("outcome", word(outcome))], 1);
     }
 
     /// `outcome` is `ok`, `rolled_back`, `unproven` or `Error::reason`.
@@ -259,6 +282,23 @@ impl Metrics {
 
     pub fn job(&self, name: &str, outcome: &str) {
         self.0.jobs.count([("job", word(name)), ("outcome", word(outcome))], 1);
+    }
+
+    pub fn transaction_repeated(&self) {
+        self.0.repeated.inc();
+    }
+
+    /// Whether the word of other processes comes through.
+    pub fn notices_healthy(&self, healthy: bool) {
+        self.0.notices_healthy.set(i64::from(healthy));
+    }
+
+    pub fn notices_lost(&self) {
+        self.0.notices_lost.inc();
+    }
+
+    pub fn event_streams(&self, open: usize) {
+        self.0.event_streams.set(i64::try_from(open).unwrap_or(i64::MAX));
     }
 
     pub fn database_connections(&self, idle: usize, busy: usize) {

@@ -7,6 +7,7 @@ use actix_web::http::header::{CACHE_CONTROL, REFERRER_POLICY};
 use actix_web::{HttpRequest, HttpResponse, web};
 
 use super::login::see_other;
+use super::outer::CLEAR_COOKIES;
 use super::problem::{Problem, Refused};
 use super::session::{MaybeGuest, SignedIn};
 use super::views::{self, Template};
@@ -49,6 +50,10 @@ pub fn problem(chrome: views::Chrome, problem: &Problem, request_id: &str) -> Op
             Some(("Use another account", format!("{}/login?prompt=select_account", chrome.auth_prefix)))
         }
         "no_route" | "not_found" | "not_allowed" => Some(("To the front page", "/".to_owned())),
+        // The only one of this code that its visitor cannot mend by sending less.
+        "too_large" if problem.status == 431 => {
+            Some(("Clear this site's cookies", format!("{}{CLEAR_COOKIES}", chrome.auth_prefix)))
+        }
         "csrf" => Some(("To your account", format!("{}/account", chrome.auth_prefix))),
         _ => None,
     };
@@ -115,14 +120,24 @@ pub async fn leave(
     form: Option<web::Form<ReturnQuery>>,
 ) -> Answer {
     let return_to = form.and_then(|form| form.checked(&door));
-    let key = super::session::key(&cookie);
-    let left = logout::leave(&door.app, key.as_ref(), return_to, &visitor(&request)).await?;
+    leave_to(&request, &door, &cookie, return_to).await
+}
+
+/// Signs this browser out, whatever form the wish came in.
+pub async fn leave_to(
+    request: &HttpRequest,
+    door: &Door,
+    cookie: &Cookie,
+    return_to: Option<ReturnTo>,
+) -> Answer {
+    let key = super::session::key(cookie);
+    let left = logout::leave(&door.app, key.as_ref(), return_to, &visitor(request)).await?;
     cookie.purge();
     let next = left.provider_url.map_or_else(
-        || signed_out_at(&door, left.left_open.as_deref(), left.return_to.as_ref()),
+        || signed_out_at(door, left.left_open.as_deref(), left.return_to.as_ref()),
         String::from,
     );
-    if super::login::accepts_json(&request) {
+    if super::login::accepts_json(request) {
         let body = serde_json::json!({ "message": "Signed out.", "redirectTo": next });
         return Ok(HttpResponse::Ok().insert_header(FORGET_PAGES).json(body));
     }
@@ -149,6 +164,11 @@ pub struct SignedOutQuery {
     /// The provider that could not be told.
     left_open: Option<String>,
     return_to: Option<String>,
+}
+
+/// `GET /auth/clear-cookies` of a visitor whose cookies fit: there is nothing to clear. The outer layer answers those whose do not.
+pub async fn cleared() -> HttpResponse {
+    see_other("/").finish()
 }
 
 /// `GET /auth/signed-out`: the one post-logout address; sends on to a checked `return_to` at once when the provider was told.

@@ -3,6 +3,7 @@
 pub mod browser;
 pub mod corpus;
 pub mod databases;
+pub mod fleet;
 pub mod form;
 pub mod home;
 pub mod invariants;
@@ -10,4 +11,5 @@ pub mod jar;
 pub mod op;
 pub mod process;
 pub mod servers;
+pub mod tab;
 pub mod wire;

@@ -9,7 +9,7 @@ use super::directory::Directory;
 use super::oidc::back_channel::OwnToken;
 use super::oidc::{Oidc, claims};
 use super::{Provider, ProviderError};
-use crate::domain::{Callback, Grant, LoginAttempt, LoginRequest};
+use crate::domain::{Callback, Denial, Grant, Held, LoginAttempt, LoginRequest, Tokens};
 
 /// Keycloak drops a longer `login_hint` without a word (since 26.4); leaving it out says the same more honestly.
 const LOGIN_HINT_MAX: usize = 255;
@@ -46,6 +46,16 @@ impl Provider for Keycloak {
         self.oidc.authorize(attempt, &request).await
     }
 
+    /// Revoking a refresh token leaves the session alive for other clients, and a person whom Keycloak still asks whether to sign out has
+    /// one too; its own logout ends it for all.
+    async fn sign_out(&self, tokens: &Tokens) -> Result<(), ProviderError> {
+        match (&tokens.refresh, &tokens.access) {
+            (Some(refresh), _) => self.oidc.end_session_by(refresh).await,
+            (None, Some(access)) => self.oidc.revoke(access).await,
+            (None, None) => Ok(()),
+        }
+    }
+
     async fn exchange(&self, callback: &Callback, attempt: &LoginAttempt) -> Result<Grant, ProviderError> {
         let mut redeemed = self.oidc.redeem(callback, attempt).await?;
         // Keycloak's default mappers put roles into the access token alone.
@@ -58,5 +68,44 @@ impl Provider for Keycloak {
             redeemed.claims.extend(more.into_iter().filter(|(name, _)| ITS_ROLES.contains(&name.as_str())));
         }
         self.oidc.grant(redeemed)
+    }
+
+    async fn refresh(&self, held: &Held) -> Result<Tokens, ProviderError> {
+        self.oidc.refresh(held, refusal).await
+    }
+}
+
+/// Keycloak says `invalid_grant` for many things. Two of them are not the end of this session alone.
+fn refusal(description: &str) -> ProviderError {
+    if description.starts_with("Invalid token issuer") {
+        // Our call reached it by another host name than the login did; the token itself is good.
+        return ProviderError::Misconfigured("the token was issued under another host name".to_owned());
+    }
+    if description == "User disabled" {
+        return ProviderError::Denied(Denial::AccountDisabled);
+    }
+    ProviderError::Revoked
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_ends_the_session_unless_it_is_our_own_fault() {
+        for (description, outcome) in [
+            ("Token is not active", "revoked"),
+            ("Session not active", "revoked"),
+            ("Invalid refresh token", "revoked"),
+            ("Invalid refresh token. Token client and authorized client don't match", "revoked"),
+            ("Maximum allowed refresh token reuse exceeded", "revoked"),
+            ("Stale token", "revoked"),
+            ("Session doesn't have required client", "revoked"),
+            ("", "revoked"),
+            ("User disabled", "denied"),
+            ("Invalid token issuer. Expected 'http://kc/realms/a'", "misconfigured"),
+        ] {
+            assert_eq!(refusal(description).outcome(), outcome, "{description}");
+        }
     }
 }

@@ -25,7 +25,8 @@ pub struct Verified {
 /// What the token is measured against.
 pub struct Expected<'e> {
     pub config: &'e config::Provider,
-    pub attempt: &'e LoginAttempt,
+    /// The login that asked for it; `None` at a refresh, whose token has no nonce of its own.
+    pub attempt: Option<&'e LoginAttempt>,
     pub now_ms: i64,
 }
 
@@ -49,7 +50,9 @@ pub fn check(
     let issuer = check_issuer(claims, expected.config)?;
     check_audience(claims, expected.config)?;
     let issued_at_ms = check_times(claims, expected)?;
-    check_nonce(claims, expected.attempt)?;
+    if let Some(attempt) = expected.attempt {
+        check_nonce(claims, attempt)?;
+    }
     let subject = match claims.get("sub") {
         Some(Value::String(sub)) if is_short_text(sub) => sub.clone(),
         _ => return refuse("id_token_sub", "missing, empty, too long or not a string"),
@@ -65,11 +68,14 @@ pub fn check(
 }
 
 /// Not empty, not long, and without characters that a database or a log would choke on.
-fn is_short_text(text: &str) -> bool {
+pub(super) fn is_short_text(text: &str) -> bool {
     !text.is_empty() && text.len() <= SUBJECT_MAX && !text.chars().any(char::is_control)
 }
 
-fn check_issuer(claims: &Map<String, Value>, config: &config::Provider) -> Result<String, ProviderError> {
+pub(super) fn check_issuer(
+    claims: &Map<String, Value>,
+    config: &config::Provider,
+) -> Result<String, ProviderError> {
     let Some(issuer) = claims.get("iss").and_then(Value::as_str) else {
         return refuse("id_token_iss", "missing or not a string");
     };
@@ -113,7 +119,7 @@ fn check_audience(claims: &Map<String, Value>, config: &config::Provider) -> Res
 }
 
 /// A `NumericDate` in ms; anything but a sane number is a refusal, never "absent" (CVE-2026-25537).
-fn time_ms(claims: &Map<String, Value>, name: &'static str) -> Result<Option<i64>, ProviderError> {
+pub(super) fn time_ms(claims: &Map<String, Value>, name: &'static str) -> Result<Option<i64>, ProviderError> {
     const LIMIT: f64 = 9_007_199_254_740_992.0;
     let Some(value) = claims.get(name) else { return Ok(None) };
     match value.as_f64() {
@@ -164,22 +170,25 @@ fn check_auth_time(
     if auth_time.is_some_and(|at| at > expected.now_ms.saturating_add(expected.config.clock_skew_ms)) {
         return refuse("id_token_auth_time", "from the future");
     }
-    let Some(seconds) = expected.attempt.max_age else { return Ok(auth_time) };
+    let Some((attempt, seconds)) = expected.attempt.and_then(|attempt| Some((attempt, attempt.max_age?)))
+    else {
+        return Ok(auth_time);
+    };
     let max_age_ms = i64::try_from(seconds).unwrap_or(i64::MAX).saturating_mul(1000);
-    let oldest = expected
-        .attempt
-        .created_at_ms
-        .saturating_sub(max_age_ms)
-        .saturating_sub(expected.config.clock_skew_ms);
+    let oldest =
+        attempt.created_at_ms.saturating_sub(max_age_ms).saturating_sub(expected.config.clock_skew_ms);
     match auth_time {
         Some(at) if at >= oldest => Ok(Some(at)),
         _ => refuse("id_token_auth_time", "the person was not asked again"),
     }
 }
 
-fn check_acr(claims: &Map<String, Value>, attempt: &LoginAttempt) -> Result<Option<String>, ProviderError> {
+fn check_acr(
+    claims: &Map<String, Value>,
+    attempt: Option<&LoginAttempt>,
+) -> Result<Option<String>, ProviderError> {
     let acr = claims.get("acr").and_then(Value::as_str).filter(|acr| is_short_text(acr)).map(str::to_owned);
-    let wanted = &attempt.acr_values;
+    let wanted = attempt.map_or(&[][..], |attempt| &attempt.acr_values);
     if wanted.is_empty() || acr.as_ref().is_some_and(|acr| wanted.contains(acr)) {
         return Ok(acr);
     }

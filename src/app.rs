@@ -4,9 +4,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+use tokio::sync::OnceCell;
+use zeroize::Zeroizing;
 
 use crate::config::{self, Config};
 use crate::crypto::seal::KeyRing;
+use crate::domain::rates::Rates;
 use crate::domain::return_to::ReturnRules;
 use crate::domain::{Clock, Random, Refusals};
 use crate::providers::oidc::Memory;
@@ -24,6 +27,10 @@ pub struct App {
     pub metrics: Metrics,
     /// How much each address may still write to the audit log this minute.
     pub refusals: Refusals,
+    /// How often each network knocked at each door (`flows::limits::Door`).
+    pub rates: Rates<5>,
+    /// What makes the counts of wrong passwords unreadable; fetched when first needed.
+    pub guess_key: OnceCell<Zeroizing<Vec<u8>>>,
 }
 
 /// What a reload replaces, all of it at once.
@@ -118,10 +125,12 @@ impl App {
         Self {
             setup: ArcSwap::from_pointee(setup),
             store,
+            rates: Rates::new(Arc::clone(&clock)),
             clock,
             random,
             metrics,
             refusals: Refusals::default(),
+            guess_key: OnceCell::new(),
         }
     }
 

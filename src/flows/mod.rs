@@ -6,8 +6,11 @@
 
 pub mod audit;
 pub mod check;
+pub mod guesses;
+pub mod limits;
 pub mod login;
 pub mod logout;
+pub mod password;
 pub mod reload;
 pub mod rotate;
 pub mod session;

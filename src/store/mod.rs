@@ -17,6 +17,7 @@ mod prepare;
 
 pub mod audit_log;
 pub mod own_keys;
+pub mod password_failures;
 pub mod rotate;
 pub mod sessions;
 pub mod used_attempts;

@@ -60,6 +60,21 @@ pub async fn layer(
     Ok(response)
 }
 
+/// The guard of calls that programs make: they have nothing to do with cookies, so none of ours is read, set or taken away. What a browser
+/// says of itself still counts.
+pub async fn programs(
+    mut request: ServiceRequest,
+    next: Next<impl MessageBody + 'static>,
+) -> Result<ServiceResponse<impl MessageBody>, actix_web::Error> {
+    let Some(door) = request.app_data::<web::Data<Door>>().cloned() else {
+        return Err(Refused(Error::Internal("the door is missing".to_owned())).into());
+    };
+    let visitor = request.extensions().get::<Visitor>().cloned().unwrap_or_default();
+    check_origin(&door, &request, false, &visitor).await?;
+    take_body(&mut request).await?;
+    next.call(request).await
+}
+
 /// Reads a small body whole, within its time: who sends a byte a minute must not hold a place here.
 async fn take_body(request: &mut ServiceRequest) -> Result<(), actix_web::Error> {
     if csrf::is_safe(request.method()) {

@@ -19,6 +19,7 @@ mod login;
 pub mod operations;
 mod outer;
 mod pages;
+mod password;
 pub mod problem;
 mod session;
 pub mod views;
@@ -120,7 +121,11 @@ pub fn routes(cfg: &mut web::ServiceConfig, door: &Door, dev_idp: Option<&DevIdp
         .wrap(session::middleware(&door.app, &door.cookies, door.mac.clone()))
         .wrap(from_fn(guard::layer))
         .wrap(cors::layer(&door.app))
-        .service(at("/login", "GET, HEAD, POST").route(read().to(login::start)).route(web::post().to(closed)))
+        .service(
+            at("/login", "GET, HEAD, POST")
+                .route(read().to(login::start))
+                .route(web::post().to(password::person)),
+        )
         .service(at("/register", "GET, HEAD, POST").route(read().to(closed)).route(web::post().to(closed)))
         .service(at("/refresh", "POST").route(web::post().to(closed)))
         .service(
@@ -147,8 +152,14 @@ pub fn routes(cfg: &mut web::ServiceConfig, door: &Door, dev_idp: Option<&DevIdp
         .service(at("/account/sessions/{id}/end", "POST").route(web::post().to(pages::end_one)))
         .default_service(web::to(nothing));
     // What anybody may keep needs no session, and must never carry a cookie.
+    let programs = web::resource("/login")
+        .guard(password::IsJson)
+        .wrap(from_fn(guard::programs))
+        .wrap(cors::layer(&door.app))
+        .route(web::post().to(password::program));
     let own = web::scope(&door.auth_prefix)
         .service(at("/static/{name}", "GET, HEAD").route(read().to(pages::look)))
+        .service(programs)
         .service(with_session);
     cfg.app_data(web::Data::new(door.clone())).service(own).default_service(web::to(behind::answer));
 }
@@ -167,7 +178,7 @@ fn read() -> Route {
     web::route().guard(Any(Get()).or(Head()))
 }
 
-/// Passwords, registration and token refresh by API clients: this door says that it does not offer them (security.md PW-01).
+/// Registration and token refresh by API clients: this door says that it does not offer them (security.md PW-01).
 async fn closed() -> Result<HttpResponse, Refused> {
     Err(Refused(Error::NotOffered))
 }

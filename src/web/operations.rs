@@ -52,7 +52,14 @@ async fn ready(app: web::Data<MaybeApp>) -> HttpResponse {
 }
 
 async fn metrics(app: web::Data<MaybeApp>) -> HttpResponse {
-    match app.load_full().map(|app| app.metrics.encode()) {
+    let app = app.load_full();
+    // Asked when somebody looks: the way to a provider changes without a visitor, too.
+    if let Some(app) = &app {
+        for provider in app.setup().providers() {
+            app.metrics.provider_circuit(&provider.config().id, provider.is_cut_off());
+        }
+    }
+    match app.map(|app| app.metrics.encode()) {
         Some(Ok(text)) => HttpResponse::Ok().content_type(CONTENT_TYPE).body(text),
         Some(Err(_)) => HttpResponse::InternalServerError().finish(),
         None => HttpResponse::ServiceUnavailable().finish(),

@@ -221,13 +221,17 @@ fn check_host(door: &Door, seen: &Seen, request: &ServiceRequest) -> Option<Resu
     Some(Err(Error::WrongHost))
 }
 
+/// Marks an error answer that is a finished page of ours, such as a form with its faults.
+pub struct Dressed;
+
 /// The problem that an answer stands for: one of ours, or an error that a library made on one of our own paths.
 fn problem_in(seen: &Seen, response: &HttpResponse<BoxBody>) -> Option<Problem> {
     if let Some(problem) = response.extensions().get::<Problem>() {
         return Some(problem.clone());
     }
     let status = response.status();
-    (seen.class == Class::Own && (status.is_client_error() || status.is_server_error()))
+    let is_dressed = response.extensions().get::<Dressed>().is_some();
+    (seen.class == Class::Own && !is_dressed && (status.is_client_error() || status.is_server_error()))
         .then(|| Problem::of_status(status.as_u16()))
 }
 

@@ -64,6 +64,29 @@ pub struct ChooseProvider {
     pub providers: Vec<Choice>,
     /// One sentence above the choices, such as why a sign-in is asked again.
     pub notice: Option<String>,
+    /// Name and password, where a provider offers that.
+    pub form: Option<PasswordForm>,
+}
+
+/// The form for name and password.
+#[derive(Debug)]
+pub struct PasswordForm {
+    /// Whose password it may be; at least one.
+    pub providers: Vec<Offer>,
+    /// As it was typed before.
+    pub username: String,
+    /// A checked return path.
+    pub return_to: Option<String>,
+    /// What was wrong with the last try.
+    pub said: Vec<String>,
+}
+
+/// One provider in a list.
+#[derive(Debug)]
+pub struct Offer {
+    pub id: String,
+    pub label: String,
+    pub chosen: bool,
 }
 
 /// One way in.

@@ -1,11 +1,12 @@
 //! The JSON shapes of users and sessions: an allow-list of fields, camelCase, times in RFC 3339 with milliseconds.
 
+use secrecy::{ExposeSecret as _, SecretString};
 use serde_json::{Value, json};
 use time::OffsetDateTime;
 use time::format_description::BorrowedFormatItem;
 use time::macros::format_description;
 
-use crate::domain::{Session, User};
+use crate::domain::{Session, Tokens, User};
 
 const MOMENT: &[BorrowedFormatItem<'static>] =
     format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]Z");
@@ -58,9 +59,42 @@ pub fn session(session: &Session, idle_ms: i64) -> Value {
     })
 }
 
+/// An API client's own tokens, in the names that providers use (RFC 6749 5.1). Lives are counted from `now_ms`: the provider's own
+/// numbers were true when it answered.
+pub fn tokens(tokens: &Tokens, now_ms: i64) -> Value {
+    let text = |token: &Option<SecretString>| token.as_ref().map(|token| token.expose_secret().to_owned());
+    let left = |at_ms: Option<i64>| at_ms.map(|at_ms| at_ms.saturating_sub(now_ms).div_euclid(1000).max(0));
+    json!({
+        "access_token": text(&tokens.access),
+        "refresh_token": text(&tokens.refresh),
+        "id_token": text(&tokens.id),
+        "token_type": "Bearer",
+        "expires_in": left(tokens.access_expires_at_ms),
+        "refresh_expires_in": left(tokens.refresh_expires_at_ms),
+        "scope": tokens.scope,
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_lives_of_tokens_are_counted_now() {
+        let held = Tokens {
+            access: Some("a".into()),
+            refresh: Some("r".into()),
+            id: None,
+            access_expires_at_ms: Some(61_999),
+            refresh_expires_at_ms: Some(500),
+            scope: Some("openid".to_owned()),
+        };
+        let shown = json!({
+            "access_token": "a", "refresh_token": "r", "id_token": null, "token_type": "Bearer",
+            "expires_in": 60, "refresh_expires_in": 0, "scope": "openid",
+        });
+        assert_eq!(tokens(&held, 1_000), shown);
+    }
 
     #[test]
     fn times_are_utc_with_milliseconds() {

@@ -25,7 +25,8 @@ pub struct Verified {
 /// What the token is measured against.
 pub struct Expected<'e> {
     pub config: &'e config::Provider,
-    pub attempt: &'e LoginAttempt,
+    /// What was asked in the browser; without one nothing was, no nonce either.
+    pub attempt: Option<&'e LoginAttempt>,
     pub now_ms: i64,
 }
 
@@ -49,7 +50,9 @@ pub fn check(
     let issuer = check_issuer(claims, expected.config)?;
     check_audience(claims, expected.config)?;
     let issued_at_ms = check_times(claims, expected)?;
-    check_nonce(claims, expected.attempt)?;
+    if let Some(attempt) = expected.attempt {
+        check_nonce(claims, attempt)?;
+    }
     let subject = match claims.get("sub") {
         Some(Value::String(sub)) if is_short_text(sub) => sub.clone(),
         _ => return refuse("id_token_sub", "missing, empty, too long or not a string"),
@@ -164,22 +167,25 @@ fn check_auth_time(
     if auth_time.is_some_and(|at| at > expected.now_ms.saturating_add(expected.config.clock_skew_ms)) {
         return refuse("id_token_auth_time", "from the future");
     }
-    let Some(seconds) = expected.attempt.max_age else { return Ok(auth_time) };
+    let Some((attempt, seconds)) = expected.attempt.and_then(|attempt| Some((attempt, attempt.max_age?)))
+    else {
+        return Ok(auth_time);
+    };
     let max_age_ms = i64::try_from(seconds).unwrap_or(i64::MAX).saturating_mul(1000);
-    let oldest = expected
-        .attempt
-        .created_at_ms
-        .saturating_sub(max_age_ms)
-        .saturating_sub(expected.config.clock_skew_ms);
+    let oldest =
+        attempt.created_at_ms.saturating_sub(max_age_ms).saturating_sub(expected.config.clock_skew_ms);
     match auth_time {
         Some(at) if at >= oldest => Ok(Some(at)),
         _ => refuse("id_token_auth_time", "the person was not asked again"),
     }
 }
 
-fn check_acr(claims: &Map<String, Value>, attempt: &LoginAttempt) -> Result<Option<String>, ProviderError> {
+fn check_acr(
+    claims: &Map<String, Value>,
+    attempt: Option<&LoginAttempt>,
+) -> Result<Option<String>, ProviderError> {
     let acr = claims.get("acr").and_then(Value::as_str).filter(|acr| is_short_text(acr)).map(str::to_owned);
-    let wanted = &attempt.acr_values;
+    let wanted = attempt.map_or(&[][..], |attempt| attempt.acr_values.as_slice());
     if wanted.is_empty() || acr.as_ref().is_some_and(|acr| wanted.contains(acr)) {
         return Ok(acr);
     }

@@ -67,7 +67,19 @@ fn problem(status: u16, evil: &str) -> ProblemPage {
 fn pages(evil: &str) -> Vec<(&'static str, String)> {
     let text = || evil.to_owned();
     let choice = Choice { label: text(), href: text(), detail: Some(text()), initial: text() };
-    let choose = ChooseProvider { chrome: chrome(evil), providers: vec![choice], notice: Some(text()) };
+    let offer = |chosen| Offer { id: text(), label: text(), chosen };
+    let form = PasswordForm {
+        providers: vec![offer(true), offer(false)],
+        username: text(),
+        return_to: Some(text()),
+        said: vec![text()],
+    };
+    let choose = ChooseProvider {
+        chrome: chrome(evil),
+        providers: vec![choice],
+        notice: Some(text()),
+        form: Some(form),
+    };
     let signed_out = SignedOut {
         chrome: chrome(evil),
         left_open: Some(text()),

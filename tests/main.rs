@@ -11,6 +11,7 @@ mod login;
 mod op_hostile_selftest;
 mod op_selftest;
 mod openapi;
+mod password;
 mod problems;
 mod reload;
 mod security;

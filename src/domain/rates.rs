@@ -68,7 +68,7 @@ pub struct Rates<const N: usize> {
 impl<const N: usize> Rates<N> {
     pub fn new(clock: Arc<dyn Clock>) -> Self {
         // Some room behind the beginning: the reckoning subtracts.
-        let beginning = (clock.now_ms(), Duration::from_secs(3600 * 24 * 400));
+        let beginning = (clock.now_ms(), Duration::from_hours(400 * 24));
         let time = Time(Arc::new(Steady { clock, seen: Mutex::new(beginning) }));
         Self { time, doors: std::array::from_fn(|_| Mutex::new(None)) }
     }

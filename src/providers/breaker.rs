@@ -116,16 +116,14 @@ impl Traffic {
 
 impl Leave<'_> {
     /// Tells how the call ended; `jitter` (any byte) spreads the next try, so that replicas do not knock together.
+    #[must_use]
     pub fn settle(mut self, well: bool, now_ms: i64, jitter: u8) -> Option<Turn> {
         let mut circuit = self.traffic.circuit();
         let was_probe = std::mem::take(&mut self.is_probe);
         if well {
             circuit.failures = 0;
             // A call from before the circuit opened may end well late; only the probe speaks for now.
-            return match circuit.open.take_if(|_| was_probe) {
-                Some(_) => Some(Turn::Closed),
-                None => None,
-            };
+            return circuit.open.take_if(|_| was_probe).map(|_| Turn::Closed);
         }
         circuit.failures = circuit.failures.saturating_add(1);
         let failures = circuit.failures;
@@ -135,12 +133,11 @@ impl Leave<'_> {
                 *open = Open { tries, ..opened(now_ms, tries, jitter) };
                 None
             }
-            Some(_) => None,
             None if failures >= FAILURES_MAX => {
                 circuit.open = Some(opened(now_ms, 0, jitter));
                 Some(Turn::Opened)
             }
-            None => None,
+            Some(_) | None => None,
         }
     }
 }

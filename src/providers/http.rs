@@ -136,9 +136,9 @@ impl Http {
         self.send(request, 0).await
     }
 
-    /// One call, tried again where `tries` allows: only what changes nothing, only when the provider may soon be well, and only within the
+    /// One call, tried again where `again` allows: only what changes nothing, only when the provider may soon be well, and only within the
     /// time of the whole.
-    async fn send(&self, request: reqwest::RequestBuilder, tries: u32) -> Result<Answer, ProviderError> {
+    async fn send(&self, request: reqwest::RequestBuilder, again: u32) -> Result<Answer, ProviderError> {
         let until = Instant::now() + WHOLE;
         let mut jitter = [0_u8];
         self.line.random.fill(&mut jitter);
@@ -154,7 +154,7 @@ impl Http {
             let answered =
                 answered.unwrap_or_else(|_| Err(ProviderError::Unavailable("no answer in time".to_owned())));
             let pause = pause_before_next(&answered, tried, jitter[0]);
-            match pause.filter(|pause| tried < tries && Instant::now() + *pause < until) {
+            match pause.filter(|pause| tried < again && Instant::now() + *pause < until) {
                 Some(pause) => tokio::time::sleep(pause).await,
                 None => break answered,
             }

@@ -94,7 +94,7 @@ fn slower(first: &[Duration], second: &[Duration]) -> f64 {
 #[tokio::test]
 async fn pw_02_the_time_of_a_refusal_tells_nothing() {
     const SAMPLES: usize = 500;
-    const AT_ONCE: usize = 25;
+    const AT_ONCE: usize = 50;
     let op = op_with("ada", "pass").await;
     let house = plan(&op)
         .set("LIMITS__PASSWORD_FAILURES_ADDRESS", "\"off\"")

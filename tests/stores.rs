@@ -4,6 +4,7 @@ mod attempts_and_audit;
 mod keys;
 mod opening;
 mod outages;
+mod password_failures;
 mod sessions;
 mod users;
 

@@ -7,7 +7,8 @@ use futures_util::future::join_all;
 use super::password::login;
 use crate::house::browser::Browser;
 use crate::house::home::{TestHouse, op_provider};
-use crate::house::op::{Answer, Person, ScriptedOp};
+use crate::house::op::{Answer, Person, ScriptedOp, SilentListener};
+use crate::house::process::Home;
 
 async fn op() -> ScriptedOp {
     let op = ScriptedOp::start().await;
@@ -69,8 +70,7 @@ async fn re_01_re_10_a_flapping_provider_is_left_alone_and_recovery_needs_no_res
 #[tokio::test]
 async fn re_10_a_reload_keeps_the_circuit() {
     let op = op().await;
-    let home =
-        crate::house::process::Home::with_op(&op).env("DOORWARD__PROVIDER__OP__PASSWORD_LOGIN", "true");
+    let home = Home::with_op(&op).env("DOORWARD__PROVIDER__OP__PASSWORD_LOGIN", "true");
     let mut process = home.open().await;
     op.script(|s| s.answer("/token", Answer::text(500, "text/html", "broken")));
     for _ in 0..5 {
@@ -163,4 +163,88 @@ async fn ob_08_only_what_changes_nothing_is_asked_again() {
     let began = Instant::now();
     assert_eq!(login(&house.browser(), "ada", "right").await.status, 503);
     assert!(began.elapsed() < Duration::from_secs(5) && op.count("/jwks") == 1);
+}
+
+#[tokio::test]
+async fn ob_01_nothing_that_is_sent_to_us_chooses_whom_we_call() {
+    let (op, silent) = (op().await, SilentListener::start());
+    let (url, bait) = (silent.url("/bait"), silent.url("/bait"));
+    op.script(|s| {
+        s.person = Person::named("ada").with("picture", url.clone()).with("profile", url.clone());
+        s.id_token(move |header, claims| {
+            for name in ["jku", "x5u"] {
+                header.insert(name.into(), bait.clone().into());
+            }
+            claims.insert("request_uri".into(), bait.clone().into());
+        });
+        let url = url.clone();
+        s.token_response(move |answer| drop(answer.insert("token_endpoint".into(), url.clone().into())));
+    });
+    let house = plan(&op).open().await;
+    let browser = house.browser();
+    // A key that the token itself offers is no key, and its address is not asked.
+    assert_eq!(login(&browser, "ada", "right").await.status, 400);
+    op.script(|s| s.id_token(|_, _| {}));
+    assert_eq!(login(&browser, "ada", "right").await.status, 200);
+    for provider in [url.as_str(), "http://127.0.0.1", "../op", "op@evil.example"] {
+        let body = serde_json::json!({ "username": "ada", "password": "right", "provider": provider, "issuer": url, "request_uri": url });
+        assert_eq!(browser.post_json("/auth/login", &body).await.status, 404, "{provider}");
+    }
+    let named = url::form_urlencoded::byte_serialize(url.as_bytes()).collect::<String>();
+    for wish in ["iss", "provider", "request_uri", "target_link_uri", "return_to"] {
+        browser.navigate(&format!("/auth/login?{wish}={named}")).await;
+    }
+    silent.assert_silent();
+}
+
+#[tokio::test]
+async fn ob_03_no_call_follows_a_redirect() {
+    let silent = SilentListener::serving("application/json", "{}");
+    for path in ["/.well-known/openid-configuration", "/jwks", "/token", "/userinfo"] {
+        for status in [301, 302, 303, 307, 308] {
+            let op = op().await;
+            op.script(|s| s.answer(path, Answer::Redirect(status, silent.url(path))));
+            let house = plan(&op).set("PROVIDER__OP__USERINFO", "\"always\"").open().await;
+            let page = login(&house.browser(), "ada", "right").await;
+            assert!([400, 502, 503].contains(&page.status), "{path} {status}: {}", page.status);
+            assert_eq!(house.live_sessions().await, 0);
+        }
+    }
+    silent.assert_silent();
+}
+
+#[tokio::test]
+async fn ob_04_no_answer_takes_longer_or_more_than_it_may() {
+    let op = op().await;
+    let house = plan(&op).open().await;
+    let browser = house.browser();
+    assert_eq!(login(&browser, "ada", "right").await.status, 200);
+    for (case, answer) in [
+        ("endless", Answer::Endless),
+        ("a bomb", super::discovery::gzip()),
+        ("a page", Answer::text(200, "text/html", "<html>welcome</html>")),
+        ("cut", Answer::Truncated("application/json", b"{".to_vec())),
+        ("a drop a second", Answer::Drip),
+        ("nothing", Answer::Hang),
+    ] {
+        op.script(|s| s.next("/token", answer));
+        let began = Instant::now();
+        let page = login(&browser, "ada", "right").await;
+        assert!([400, 503].contains(&page.status), "{case}: {}", page.status);
+        assert!(began.elapsed() < Duration::from_secs(12), "{case}: {:?}", began.elapsed());
+    }
+    assert_eq!(login(&browser, "ada", "right").await.status, 200);
+    assert_eq!(house.live_sessions().await, 2);
+}
+
+#[tokio::test]
+async fn ob_07_proxies_of_the_environment_are_not_asked() {
+    let (op, silent) = (op().await, SilentListener::start());
+    let mut home = Home::with_op(&op).env("DOORWARD__PROVIDER__OP__PASSWORD_LOGIN", "true");
+    for name in ["HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"] {
+        home.set_env(name, &silent.url(""));
+    }
+    let process = home.open().await;
+    assert_eq!(login(&process.browser(), "ada", "right").await.status, 200);
+    silent.assert_silent();
 }

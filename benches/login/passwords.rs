@@ -56,8 +56,16 @@ async fn storm(report: &Report, database: &str, url: &str) -> Outcome<()> {
     }
     #[expect(clippy::cast_precision_loss, reason = "some thousands")]
     let logins = LOGINS as f64;
-    report.tell(&format!("{database}: logins per second, {AT_ONCE} at once"), logins / began.elapsed().as_secs_f64(), "/s");
-    report.tell(&format!("{database}: processor time per login"), (door.cpu_ms()? - before_ms) / logins, "ms");
+    report.tell(
+        &format!("{database}: logins per second, {AT_ONCE} at once"),
+        logins / began.elapsed().as_secs_f64(),
+        "/s",
+    );
+    report.tell(
+        &format!("{database}: processor time per login"),
+        (door.cpu_ms()? - before_ms) / logins,
+        "ms",
+    );
     report.tell(&format!("{database}: on the wall, p50"), median(&mut wall), "ms");
     report.tell(&format!("{database}: the same, p99"), quantile(&mut wall, 0.99), "ms");
     Ok(())

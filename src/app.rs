@@ -1,5 +1,7 @@
 //! The furniture that every flow may use. It does nothing by itself, and there is one of it: no statics anywhere.
 
+mod single_flight;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -11,12 +13,15 @@ use crate::config::{self, Config};
 use crate::crypto::seal::KeyRing;
 use crate::domain::rates::Rates;
 use crate::domain::return_to::ReturnRules;
-use crate::domain::{Clock, Random, Refusals};
+use crate::domain::{Clock, Random, Refusals, Tally};
+use crate::events::live::Live;
 use crate::providers::oidc::Memory;
 use crate::providers::{self, Provider};
 use crate::proxy::routes::Table;
 use crate::store::Store;
 use crate::telemetry::Metrics;
+
+pub use single_flight::{Done, Lead, SingleFlight};
 
 /// Everything a flow needs, shared by all workers.
 pub struct App {
@@ -28,9 +33,15 @@ pub struct App {
     /// How much each address may still write to the audit log this minute.
     pub refusals: Refusals,
     /// How often each network knocked at each door (`flows::limits::Door`).
-    pub rates: Rates<5>,
+    pub rates: Rates<3>,
     /// What makes the counts of wrong passwords unreadable; fetched when first needed.
     pub guess_key: OnceCell<Zeroizing<Vec<u8>>>,
+    /// Sessions whose tokens this process is renewing, by id.
+    pub renewals: SingleFlight,
+    /// Refused logout tokens by address.
+    pub bad_logout_tokens: Tally,
+    /// The tabs that listen right now.
+    pub live: Live,
 }
 
 /// What a reload replaces, all of it at once.
@@ -131,7 +142,18 @@ impl App {
             metrics,
             refusals: Refusals::default(),
             guess_key: OnceCell::new(),
+            renewals: SingleFlight::default(),
+            bad_logout_tokens: Tally::default(),
+            live: Live::default(),
         }
+    }
+
+    /// Counts with these from now on: they are older than the house, and were asked for while it waited for its database.
+    #[must_use]
+    pub fn with_metrics(mut self, metrics: Metrics) -> Self {
+        metrics.know_providers(self.setup().config.providers.iter().map(|p| p.id.as_str()));
+        self.metrics = metrics;
+        self
     }
 
     /// The set-up in force; a flow takes it once, so that a reload never shows it two halves.

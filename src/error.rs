@@ -76,6 +76,9 @@ pub enum Error {
     Overloaded(&'static str),
     #[error("the database is not available: {0}")]
     DatabaseDown(String),
+    /// Nothing of the transaction was written, and the same work may be tried again at once: `flows::again` does.
+    #[error("the database broke off: {0}")]
+    Interrupted(String),
     #[error("internal: {0}")]
     Internal(String),
 }
@@ -113,7 +116,7 @@ impl Error {
             Self::ProviderDown(_) => "provider_unavailable",
             Self::ProviderRefused(_) => "provider_error",
             Self::UpstreamDown(_) => "upstream_error",
-            Self::DatabaseDown(_) => "database_unavailable",
+            Self::DatabaseDown(_) | Self::Interrupted(_) => "database_unavailable",
             Self::Internal(_) => "internal",
         }
     }
@@ -122,6 +125,7 @@ impl Error {
 impl From<StoreError> for Error {
     fn from(error: StoreError) -> Self {
         match error {
+            StoreError::TryAgain(_) | StoreError::Lost(_) => Self::Interrupted(error.to_string()),
             unavailable if unavailable.is_unavailable() => Self::DatabaseDown(unavailable.to_string()),
             other => Self::Internal(other.to_string()),
         }

@@ -4,12 +4,12 @@
 
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use actix_web::dev::{Server as Http, ServerHandle};
 use actix_web::middleware::from_fn;
 use actix_web::{App as HttpApp, HttpServer, web};
-use arc_swap::ArcSwapOption;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
@@ -21,7 +21,7 @@ use crate::flows::{audit, reload};
 use crate::jobs;
 use crate::store::Store;
 use crate::telemetry::LostLines;
-use crate::web::operations::{self, MaybeApp};
+use crate::web::operations::{self, MaybeApp, Operations};
 use crate::web::waiting::{self, ClosedDoor};
 use crate::web::{self as door, Door};
 
@@ -40,10 +40,9 @@ pub struct Server {
     store: Store,
     keys: Keys,
     at: Furniture,
-    app: MaybeApp,
+    told: Operations,
     dev_idp: Option<DevIdp>,
     workers: usize,
-    lost_lines: Option<LostLines>,
 }
 
 impl Server {
@@ -74,10 +73,9 @@ impl Server {
             store,
             keys,
             at,
-            app: Arc::new(ArcSwapOption::empty()),
+            told: Operations::default(),
             dev_idp,
             workers: 0,
-            lost_lines: None,
         })
     }
 
@@ -90,8 +88,8 @@ impl Server {
 
     /// Shows in the metrics how many log lines were lost.
     #[must_use]
-    pub fn watching_log(mut self, lost: LostLines) -> Self {
-        self.lost_lines = Some(lost);
+    pub fn watching_log(self, lost: LostLines) -> Self {
+        self.told.metrics.watch_log(lost);
         self
     }
 
@@ -118,7 +116,7 @@ impl Server {
     /// The house once it is furnished; empty while the database is not there.
     #[must_use]
     pub fn app(&self) -> MaybeApp {
-        Arc::clone(&self.app)
+        Arc::clone(&self.told.app)
     }
 
     /// Serves until asked to stop, then finishes what is under way within the configured time.
@@ -142,17 +140,17 @@ impl Server {
             return Ok(());
         }
         let shutdown = Duration::from_millis(self.config.server.shutdown_ms);
-        let app = Arc::new(start::furnish(self.store, self.config, self.keys, self.at).await?);
-        if let Some(lost) = self.lost_lines {
-            app.metrics.watch_log(lost);
-        }
+        let app = start::furnish(self.store, self.config, self.keys, self.at).await?;
+        let app = Arc::new(app.with_metrics(self.told.metrics.clone()));
         let mac = start::cookie_key(&app).await?;
         let doors = Door::new(Arc::clone(&app), &mac, self.dev_idp.is_some());
         let server = serve_public(&self.public, doors, self.dev_idp, self.workers)?;
         let handle = server.handle();
-        self.app.store(Some(Arc::clone(&app)));
+        self.told.app.store(Some(Arc::clone(&app)));
         audit::milestone(&app, "server.started").await;
         let (close, closing) = watch::channel(false);
+        let listening = tokio::spawn(jobs::listen(Arc::clone(&app), closing.clone()));
+        let tabs = tokio::spawn(jobs::tell_tabs(Arc::clone(&app), closing.clone()));
         let jobs = tokio::spawn(jobs::run(Arc::clone(&app), closing));
         let mut serving = tokio::spawn(server);
         tokio::select! {
@@ -160,13 +158,15 @@ impl Server {
             () = reloads(&mut hangup, &app, self.sources.as_ref()) => {}
             _ = &mut serving => return Err(StartFault::Faults(vec!["the listener ended by itself".to_owned()])),
         }
+        self.told.stopping.store(true, Ordering::Relaxed);
         tracing::info!("stopping: finishing what is under way");
         // Ours was only the original of what the server listens with: kept, it would take callers whom nobody answers.
         drop(self.public);
+        app.live.close();
         let _ = tokio::time::timeout(shutdown, handle.stop(true)).await;
         audit::milestone(&app, "server.stopped").await;
         let _ = close.send(true);
-        let _ = jobs.await;
+        let _ = tokio::join!(jobs, listening, tabs);
         // A connection that is still out must not keep the process from ending.
         let _ = tokio::time::timeout(shutdown, app.store.close()).await;
         Ok(())
@@ -237,11 +237,9 @@ fn started(server: std::io::Result<HttpServerBound>) -> Result<Http, StartFault>
 struct HttpServerBound(Http);
 
 fn serve_operations(server: &Server) -> Result<Http, StartFault> {
-    let app = Arc::clone(&server.app);
+    let told = server.told.clone();
     let listener = again(&server.operations)?;
-    let http = HttpServer::new(move || {
-        HttpApp::new().app_data(web::Data::new(Arc::clone(&app))).configure(operations::routes)
-    });
+    let http = HttpServer::new(move || HttpApp::new().configure(|cfg| operations::routes(cfg, &told)));
     started(http.workers(1).disable_signals().listen(listener).map(|http| HttpServerBound(http.run())))
 }
 

@@ -1,18 +1,24 @@
 //! All integration tests of Doorward, one binary: a server is started once for all of them.
 #![cfg(test)]
 
+mod admin;
 mod architecture;
 mod browser_selftest;
+mod channel;
 mod chromium;
 mod config;
 mod house;
+mod jobs;
 mod keys;
 mod login;
+mod logout;
 mod op_hostile_selftest;
 mod op_selftest;
 mod openapi;
 mod password;
 mod problems;
+mod refresh;
+mod register;
 mod reload;
 mod security;
 mod servers;

@@ -47,6 +47,7 @@ fn every_error() -> Vec<Error> {
         Error::UpstreamDown("canary".into()),
         Error::ProviderDown("canary".into()),
         Error::DatabaseDown("canary".into()),
+        Error::Interrupted("canary".into()),
     ];
     for error in &all {
         match error {
@@ -88,7 +89,8 @@ fn every_error() -> Vec<Error> {
             | Error::ProviderRefused(_)
             | Error::UpstreamDown(_)
             | Error::ProviderDown(_)
-            | Error::DatabaseDown(_) => {}
+            | Error::DatabaseDown(_)
+            | Error::Interrupted(_) => {}
         }
     }
     all
@@ -155,7 +157,6 @@ async fn whatever_goes_wrong_on_our_own_paths_has_the_one_shape() {
         ("/auth/callback/nobody?code=a&state=b", 404, "not_found"),
         ("/auth/callback/dev", 400, "invalid_request"),
         ("/auth/callback/dev?code=a&state=b", 400, "login_expired"),
-        ("/auth/register", 404, "not_offered"),
         ("/auth/static/nothing", 404, "not_found"),
         ("/nowhere", 404, "no_route"),
         ("/a%2fb", 400, "invalid_request"),

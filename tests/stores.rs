@@ -1,10 +1,12 @@
 //! Conformance: every function of the store, the same story on SQLite and on PostgreSQL.
 
+mod api_keys;
 mod attempts_and_audit;
 mod keys;
 mod opening;
 mod outages;
 mod password_failures;
+mod refresh;
 mod sessions;
 mod users;
 
@@ -12,14 +14,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use doorward::crypto::{KeyRing, MasterKey};
 use doorward::domain::{
-    Change, Email, NewSession, Profile, Random, Session, SessionKey, SessionKind, Tokens,
+    Change, Email, NewSession, Profile, Random, Renewal, Session, SessionKey, SessionKind, Tokens,
 };
 use doorward::store::users::{Applied, Road, apply as apply_change};
 use doorward::store::{Store, StoreError, Writer, sessions as rows};
 
 const HOUR: i64 = 3_600_000;
 /// A moment; every story has its own clock.
-const NOW: i64 = 1_800_000_000_000;
+pub const NOW: i64 = 1_800_000_000_000;
 
 /// A generator that repeats nothing and surprises nobody.
 struct Counter(AtomicU64);
@@ -35,7 +37,7 @@ impl Random for Counter {
 
 static RANDOM: Counter = Counter(AtomicU64::new(1));
 
-fn ring(current: &str, ids: &[&str]) -> KeyRing {
+pub fn ring(current: &str, ids: &[&str]) -> KeyRing {
     KeyRing::new(current, ids.iter().map(|id| ((*id).to_owned(), master(id))).collect()).unwrap()
 }
 
@@ -47,7 +49,7 @@ fn master(name: &str) -> MasterKey {
     MasterKey::from_bytes(&bytes).unwrap()
 }
 
-fn change(subject: &str) -> Change {
+pub fn change(subject: &str) -> Change {
     Change {
         provider: "keycloak".into(),
         issuer: "https://id.example/realms/app".into(),
@@ -83,7 +85,7 @@ async fn apply(store: &Store, change: &Change, road: Road, now_ms: i64) -> Appli
     applied
 }
 
-fn tokens(mark: &str) -> Tokens {
+pub fn tokens(mark: &str) -> Tokens {
     Tokens {
         access: Some(format!("access-{mark}").into()),
         refresh: Some(format!("refresh-{mark}").into()),
@@ -115,6 +117,7 @@ fn session(id: &str, user_id: &str) -> NewSession {
             auth_time_ms: Some(NOW - 5_000),
             acr: Some("2".into()),
             scope: Some("openid profile".into()),
+            renewal: Renewal { has_token: true, ..Renewal::default() },
         },
         key: SessionKey::draw(&RANDOM),
         tokens: tokens(id),
@@ -122,7 +125,7 @@ fn session(id: &str, user_id: &str) -> NewSession {
 }
 
 /// One user with sessions `ids`, committed.
-async fn user_with_sessions(store: &Store, subject: &str, ids: &[&str]) -> Vec<NewSession> {
+pub async fn user_with_sessions(store: &Store, subject: &str, ids: &[&str]) -> Vec<NewSession> {
     apply(store, &change(subject), Road::Login, NOW).await;
     let mut w = store.writer().await.unwrap();
     let mut made = Vec::new();
@@ -136,7 +139,7 @@ async fn user_with_sessions(store: &Store, subject: &str, ids: &[&str]) -> Vec<N
 }
 
 /// Runs one write and commits it.
-async fn write<T>(store: &Store, work: impl AsyncFnOnce(&mut Writer) -> Result<T, StoreError>) -> T {
+pub async fn write<T>(store: &Store, work: impl AsyncFnOnce(&mut Writer) -> Result<T, StoreError>) -> T {
     let mut w = store.writer().await.unwrap();
     let done = work(&mut w).await.unwrap();
     w.commit().await.unwrap();

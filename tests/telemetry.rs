@@ -161,6 +161,12 @@ async fn lg_01_lg_02_lg_03_at_trace_level_no_secret_is_told_whatever_goes_wrong(
     assert_eq!(guest.navigate("/protected?token=query-canary").await.status, 200);
     assert_eq!(guest.get_json("/auth/me").await.status, 200);
 
+    let made = home.run(&["apikey", "create", "--name", "canary", "--json"]).await.json();
+    let key = made["key"].as_str().expect("a key").to_owned();
+    search.secret(&key[16..]);
+    let program = process.browser().with_header("authorization", &format!("Bearer {key}"));
+    search.page(&program.get("/auth/admin/api/users/alice/sessions").await);
+
     bad_answers(&op, &process, &mut search).await;
     strangers(&process, &guest, &mut search).await;
 

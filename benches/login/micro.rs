@@ -10,7 +10,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use doorward::app;
 use doorward::crypto::{KeyRing, MasterKey, Place};
-use doorward::domain::{Change, NewSession, Profile, Session, SessionKey, SessionKind, Tokens};
+use doorward::domain::{Change, NewSession, Profile, Renewal, Session, SessionKey, SessionKind, Tokens};
 use doorward::providers::oidc::jws::Jws;
 use doorward::providers::oidc::keys;
 use doorward::store::users::Road;
@@ -170,6 +170,7 @@ fn session(user: &str, n: usize) -> NewSession {
         auth_time_ms: None,
         acr: None,
         scope: None,
+        renewal: Renewal::default(),
     };
     let token = || Some(SecretString::from("x".repeat(TOKEN_BYTES)));
     let tokens = Tokens {

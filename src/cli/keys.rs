@@ -2,44 +2,9 @@
 
 use std::process::ExitCode;
 
-use super::{Common, FAULTS, furniture};
-use crate::app::App;
+use super::Common;
+use super::house::with_house;
 use crate::flows::rotate::{self, Rotated};
-use crate::flows::start::{self, StartFault};
-
-/// A house without listeners, for one command.
-async fn house(common: &Common) -> Result<App, ExitCode> {
-    let config = common.load()?.config;
-    let opened = async {
-        let at = furniture();
-        let keys = start::read_keys(&config, &*at.random)?;
-        let store = start::open_store(&config).await?;
-        start::prepare(&store).await?;
-        start::furnish(store, config, keys, at).await
-    };
-    opened.await.map_err(|fault: StartFault| {
-        common.print_start_fault(&fault);
-        ExitCode::from(FAULTS)
-    })
-}
-
-fn with_house(common: &Common, work: impl AsyncFnOnce(&App) -> crate::error::Result<()>) -> ExitCode {
-    actix_web::rt::System::new().block_on(async {
-        let app = match house(common).await {
-            Ok(app) => app,
-            Err(code) => return code,
-        };
-        let done = work(&app).await;
-        app.store.close().await;
-        match done {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(error) => {
-                eprintln!("{error}");
-                ExitCode::from(FAULTS)
-            }
-        }
-    })
-}
 
 /// Prints the ring.
 #[must_use]

@@ -8,10 +8,14 @@ macro_rules! say {
     }};
 }
 
+pub mod apikey;
 pub mod check;
+mod house;
 pub mod init;
 pub mod keys;
 pub mod serve;
+pub mod sessions;
+pub mod users;
 
 use std::io::IsTerminal as _;
 use std::path::PathBuf;
@@ -64,6 +68,21 @@ enum Command {
         #[command(subcommand)]
         command: KeysCommand,
     },
+    /// Keys for programs that call the admin API.
+    Apikey {
+        #[command(subcommand)]
+        command: apikey::ApiKeyCommand,
+    },
+    /// Who is signed in.
+    Sessions {
+        #[command(subcommand)]
+        command: sessions::SessionsCommand,
+    },
+    /// Who has ever signed in.
+    Users {
+        #[command(subcommand)]
+        command: users::UsersCommand,
+    },
     /// Prints the description of the public API, as `/openapi.json` of the operations listener does.
     Openapi,
 }
@@ -115,6 +134,9 @@ pub fn run() -> ExitCode {
         Command::Migrate => serve::migrate(&common),
         Command::Keys { command: KeysCommand::List } => keys::list(&common),
         Command::Keys { command: KeysCommand::Rotate } => keys::rotate(&common),
+        Command::Apikey { command } => apikey::run(&common, command),
+        Command::Sessions { command } => sessions::run(&common, command),
+        Command::Users { command } => users::run(&common, command),
         Command::Openapi => print_openapi(),
     }
 }

@@ -40,7 +40,7 @@ pub use self::{
         Cache, Cors, Database, Limits, Log, LogFormat, Registration, Session, Sync, Telemetry, WebhookOut,
     },
     server::{Server, Tls},
-    units::Rate,
+    units::{DURATION_ADVICE, Rate, duration_ms},
 };
 use self::{
     fault::{Place, Report},

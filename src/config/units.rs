@@ -16,13 +16,14 @@ pub(super) const DAY_MS: i64 = 24 * HOUR_MS;
 /// Sums of a few durations and a present time must stay far inside 64 bits.
 const LONGEST_MS: i64 = 3_650 * DAY_MS;
 
-pub(super) const DURATION_ADVICE: &str = "write a whole number and a unit: ms, s, m, h or d, such as \"90s\"";
+pub const DURATION_ADVICE: &str = "write a whole number and a unit: ms, s, m, h or d, such as \"90s\"";
 pub(super) const SIZE_ADVICE: &str = "write a whole number and a unit: B, KiB, MiB or GiB, such as \"10MiB\"";
 pub(super) const RATE_ADVICE: &str = "write count/window, such as \"600/1m\", or \"off\"";
 pub(super) const PERCENT_ADVICE: &str = "write a percentage from \"0%\" to \"100%\"";
 
 /// Milliseconds of `500ms`, `90s`, `15m`, `24h` or `30d`.
-pub(super) fn duration_ms(text: &str) -> Option<i64> {
+#[must_use]
+pub fn duration_ms(text: &str) -> Option<i64> {
     let (number, unit) = split(text)?;
     let unit_ms = match unit {
         "ms" => 1,

@@ -1,5 +1,7 @@
 //! `/authorize` and `/par`: who is signing in, and the code that says so.
 
+use std::sync::Arc;
+
 use actix_web::cookie::{Cookie, SameSite};
 use actix_web::http::StatusCode;
 use actix_web::http::header::HeaderValue;
@@ -117,7 +119,7 @@ impl DevIdp {
                 client_id: &asked.back.client_id,
                 origin: asked.back.redirect.origin().ascii_serialization(),
                 fields: AuthorizationRequest::fields(params),
-                people: pages::choices(asked.login_hint.as_deref()),
+                people: pages::choices(&self.memory(), asked.login_hint.as_deref()),
             }
             .response(&asked.back.redirect),
         }
@@ -143,12 +145,12 @@ impl DevIdp {
         if form.find("cancel").is_some() {
             return Ok(self.send_error(&asked.back, "access_denied", "The person cancelled"));
         }
-        let person = form.find("username").and_then(Person::find);
+        let person = form.find("username").and_then(|name| self.memory().find_person(name));
         let person = person.ok_or(Refusal::Here("There is nobody of this name here."))?;
         if person.suspended {
             return Ok(self.send_error(&asked.back, "account_disabled", "Account disabled"));
         }
-        Ok(match self.open_session(request, person) {
+        Ok(match self.open_session(request, &person) {
             Ok((session, cookie)) => {
                 let mut response = self.send_code(&asked, &session);
                 // Only a cookie that cannot be written as a header fails here; this one can.
@@ -164,13 +166,13 @@ impl DevIdp {
     fn open_session(
         &self,
         request: &HttpRequest,
-        person: &'static Person,
+        person: &Arc<Person>,
     ) -> Result<(Session, Cookie<'static>), DevIdpError> {
         let (key, new_sid) = (random_text()?, random_text()?);
         let now_ms = self.now_ms();
-        let before = self.session_of(request).filter(|session| session.person == person);
+        let before = self.session_of(request).filter(|session| session.person == *person);
         let session = Session {
-            person,
+            person: Arc::clone(person),
             sid: before.map_or(new_sid, |session| session.sid),
             auth_time: now_ms / 1000,
             expires_ms: now_ms + SESSION_LIFE_MS,
@@ -212,7 +214,7 @@ impl DevIdp {
         };
         let grant = Grant {
             client_id: asked.back.client_id.clone(),
-            person: session.person,
+            person: Arc::clone(&session.person),
             scope: asked.scope.clone(),
             nonce: asked.nonce.clone(),
             acr: asked.acr.clone(),

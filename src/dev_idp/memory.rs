@@ -1,10 +1,11 @@
 //! What the development issuer remembers, in memory and bounded: a restart forgets everybody.
 
 use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
 
 use super::keys::sha256;
 use super::params::Params;
-use super::people::Person;
+use super::people::{Newcomer, PEOPLE, Person};
 
 /// Entries per table. More sign-ins than this at once are no development any more, and a flood
 /// must not eat the machine.
@@ -55,7 +56,7 @@ impl<V> Table<V> {
 #[derive(Debug, Clone)]
 pub(super) struct Grant {
     pub(super) client_id: String,
-    pub(super) person: &'static Person,
+    pub(super) person: Arc<Person>,
     pub(super) scope: String,
     pub(super) nonce: Option<String>,
     pub(super) acr: Option<String>,
@@ -90,7 +91,7 @@ pub(super) struct AccessToken {
 /// Who is signed in at the issuer itself, by the browser's cookie.
 #[derive(Debug, Clone)]
 pub(super) struct Session {
-    pub(super) person: &'static Person,
+    pub(super) person: Arc<Person>,
     pub(super) sid: String,
     /// Unix seconds.
     pub(super) auth_time: i64,
@@ -103,6 +104,9 @@ pub(super) struct PushedRequest {
     pub(super) expires_ms: i64,
 }
 
+/// People who can have registered at once.
+const REGISTERED_MAX: usize = 1000;
+
 /// All tables. Bearer secrets are keys by their hash, so that a look-up leaks no timing of theirs.
 #[derive(Default)]
 pub(super) struct Memory {
@@ -112,6 +116,8 @@ pub(super) struct Memory {
     pub(super) access_tokens: Table<AccessToken>,
     pub(super) sessions: Table<Session>,
     pub(super) pushed: Table<PushedRequest>,
+    /// In the order they came.
+    registered: Vec<Arc<Person>>,
 }
 
 impl Memory {
@@ -120,6 +126,38 @@ impl Memory {
         let entry = self.access_tokens.find(&sha256(token))?;
         let grant = self.grants.find(&entry.grant_id)?;
         (now_ms < entry.expires_ms).then_some((grant, entry.scope.as_str()))
+    }
+
+    /// Everybody, the named people first.
+    pub(super) fn people(&self) -> impl Iterator<Item = &Arc<Person>> {
+        PEOPLE.iter().chain(&self.registered)
+    }
+
+    /// By user name or e-mail address.
+    pub(super) fn find_person(&self, text: &str) -> Option<Arc<Person>> {
+        self.people().find(|person| person.answers_to(text)).cloned()
+    }
+
+    /// `None` when somebody has the name or the address already, or nobody more fits in.
+    pub(super) fn register(&mut self, newcomer: Newcomer, subject: String) -> Option<Arc<Person>> {
+        if self.registered.len() >= REGISTERED_MAX
+            || self.people().any(|known| known.collides_with(&newcomer))
+        {
+            return None;
+        }
+        let person = Arc::new(Person::registered(newcomer, subject));
+        self.registered.push(Arc::clone(&person));
+        Some(person)
+    }
+
+    /// Removes somebody who registered, with everything they were signed in to.
+    pub(super) fn remove_person(&mut self, subject: &str) -> bool {
+        let before = self.registered.len();
+        self.registered.retain(|person| person.subject != subject);
+        self.sessions.retain(|session| session.person.subject != subject);
+        self.grants.retain(|grant| grant.person.subject != subject);
+        self.codes.retain(|code| code.grant.person.subject != subject);
+        self.registered.len() < before
     }
 
     /// Ends one sign-in everywhere: the issuer's session and every grant that came from it.

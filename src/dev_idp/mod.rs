@@ -8,6 +8,7 @@
 mod address;
 mod authorization_request;
 mod authorize;
+mod directory;
 mod identity;
 mod keys;
 mod memory;
@@ -113,6 +114,12 @@ impl DevIdp {
             .route("/jwks.json", web::get().to(identity::jwks))
             .route("/par", web::post().to(authorize::push))
             .route("/token", web::post().to(token::token))
+            .service(
+                web::resource("/directory/users")
+                    .route(web::post().to(directory::create))
+                    .route(web::get().to(directory::find)),
+            )
+            .route("/directory/users/{subject}", web::delete().to(directory::remove))
             .route("/revoke", web::post().to(token::revoke))
             .route("/style.css", style)
             .route("/form_post.js", script)
@@ -140,6 +147,13 @@ impl DevIdp {
         let mut keys = self.0.keys.write().unwrap_or_else(PoisonError::into_inner);
         keys.before = Some(std::mem::replace(&mut keys.current, key));
         Ok(())
+    }
+
+    /// Names of the people who registered here, in the order they came.
+    #[must_use]
+    pub fn registered(&self) -> Vec<String> {
+        let memory = self.memory();
+        memory.people().filter(|person| person.mark.is_some()).map(|person| person.name.clone()).collect()
     }
 
     /// A token of this issuer's current key with these claims, for tests that need one of their

@@ -1,12 +1,15 @@
 //! The pages people see, and the stylesheet and script they link.
 
+use std::sync::Arc;
+
 use actix_web::http::StatusCode;
 use actix_web::http::header::{CONTENT_SECURITY_POLICY, LOCATION};
 use actix_web::{HttpResponse, HttpResponseBuilder};
 use askama::Template;
 use url::{Host, Url};
 
-use super::people::{PEOPLE, Person};
+use super::memory::Memory;
+use super::people::Person;
 
 pub(super) const STYLE: &str = include_str!("../../templates/dev_idp/style.css");
 /// Sends the `form_post` page on by itself; without scripts its button does.
@@ -26,15 +29,19 @@ pub(super) struct SignInPage<'a> {
 
 /// One person's button.
 pub(super) struct Choice {
-    person: &'static Person,
+    person: Arc<Person>,
     preselected: bool,
 }
 
 /// Everybody, with the hinted person's button in focus, or the first one's.
-pub(super) fn choices(login_hint: Option<&str>) -> Vec<Choice> {
-    let hinted = login_hint.and_then(Person::find).or_else(|| PEOPLE.first());
-    let choice = |person| Choice { person, preselected: hinted == Some(person) };
-    PEOPLE.iter().map(choice).collect()
+pub(super) fn choices(memory: &Memory, login_hint: Option<&str>) -> Vec<Choice> {
+    let hinted =
+        login_hint.and_then(|hint| memory.find_person(hint)).or_else(|| memory.people().next().cloned());
+    let choice = |person: &Arc<Person>| Choice {
+        person: Arc::clone(person),
+        preselected: hinted.as_ref() == Some(person),
+    };
+    memory.people().map(choice).collect()
 }
 
 #[derive(Template)]

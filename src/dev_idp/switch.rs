@@ -26,6 +26,10 @@ pub enum Endpoint {
     PushedAuthorization,
     Revocation,
     Logout,
+    /// The directory: a person is created, looked for, removed.
+    CreateUser,
+    FindUser,
+    DeleteUser,
 }
 
 /// What an endpoint answers once instead of, or on top of, its usual answer.

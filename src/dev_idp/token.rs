@@ -8,7 +8,6 @@ use serde_json::{Map, Value, json};
 use super::keys::{at_hash, merge, random_text, sha256};
 use super::memory::{AccessToken, Grant, RefreshToken};
 use super::params::{Params, client_id};
-use super::people::Person;
 use super::switch::{Endpoint, Twist};
 use super::{DevIdp, DevIdpError};
 
@@ -150,9 +149,11 @@ impl DevIdp {
 
     /// RFC 6749, section 4.3. The words for a suspended person are Keycloak's.
     fn accept_password(&self, client: String, params: &Params) -> Result<Order, Refused> {
-        let person = params.find("username").and_then(Person::find);
+        let person = params.find("username").and_then(|name| self.memory().find_person(name));
         let wrong = invalid_grant("Invalid user credentials");
-        let Some(person) = person.filter(|person| params.find("password") == Some(person.name)) else {
+        let Some(person) =
+            person.filter(|person| params.find("password").is_some_and(|given| person.has_password(given)))
+        else {
             return Err(wrong);
         };
         if person.suspended {

@@ -4,6 +4,7 @@
 //! Never does: I/O, `async`, reading a clock or drawing random bytes; it imports nothing of ours.
 
 pub mod address;
+pub mod api_key;
 pub mod change;
 pub mod clock;
 pub mod email;
@@ -11,21 +12,30 @@ pub mod fault;
 pub mod grant;
 pub mod guesses;
 pub mod login;
+pub mod logout;
 pub mod policy;
 pub mod rates;
 pub mod refusals;
+pub mod registration;
+pub mod renewal;
 pub mod return_to;
 pub mod session;
+pub mod tally;
 pub mod user;
 pub mod usertag;
 
+pub use api_key::{ApiKey, KnownKey, Standing};
 pub use change::{Change, Profile};
 pub use clock::{Clock, Random};
 pub use email::Email;
 pub use fault::FieldFault;
-pub use grant::{Grant, Tokens};
+pub use grant::{Grant, Held, Tokens};
 pub use login::{Callback, LoginAttempt, LoginRequest, Prompt};
+pub use logout::LogoutToken;
 pub use refusals::Refusals;
+pub use registration::{NewUser, RegistrationRules};
+pub use renewal::Renewal;
 pub use return_to::ReturnTo;
 pub use session::{NewSession, Session, SessionKey, SessionKind};
+pub use tally::Tally;
 pub use user::{Denial, Status, User};

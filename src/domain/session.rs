@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use super::{Random, Tokens, clock};
+use super::{Random, Renewal, Tokens, clock};
 
 /// A *browser* session's tokens are ours to refresh; an *api* session's belong to the client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -88,6 +88,7 @@ pub struct Session {
     pub auth_time_ms: Option<i64>,
     pub acr: Option<String>,
     pub scope: Option<String>,
+    pub renewal: Renewal,
 }
 
 impl Session {
@@ -113,10 +114,10 @@ pub struct NewSession {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
-    fn session() -> Session {
+    pub fn session() -> Session {
         Session {
             id: "s".into(),
             kind: SessionKind::Browser,
@@ -136,6 +137,7 @@ mod tests {
             auth_time_ms: None,
             acr: None,
             scope: None,
+            renewal: Renewal::default(),
         }
     }
 

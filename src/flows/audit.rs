@@ -12,6 +12,9 @@ use crate::error::Result;
 use crate::store::Writer;
 use crate::store::audit_log::{self, AuditEvent};
 
+/// [`crate::error::Error::reason`] of a database that does not answer.
+const DATABASE_DOWN: &str = "database_unavailable";
+
 /// Something that was done, by whom.
 #[derive(Debug, Clone, Copy)]
 pub struct Deed<'a> {
@@ -41,6 +44,52 @@ pub async fn deed(app: &App, writer: &mut Writer, deed: &Deed<'_>, visitor: &Vis
     Ok(audit_log::insert(writer, &event).await?)
 }
 
+/// Something that an administrator did, whether a person, a program or whoever is at the command line.
+#[derive(Debug, Clone)]
+pub struct AdminDeed<'a> {
+    pub event: &'static str,
+    pub user_id: Option<&'a str>,
+    pub session_id: Option<&'a str>,
+    /// `user:…`, `apikey:…` or `cli:…`.
+    pub by: &'a str,
+    /// One more fact: how many sessions ended, which key it was about.
+    pub fact: Option<(&'static str, Value)>,
+}
+
+/// Writes what an administrator does in the transaction that does it.
+///
+/// # Errors
+/// The database's.
+pub async fn admin(app: &App, writer: &mut Writer, deed: &AdminDeed<'_>, visitor: &Visitor) -> Result<()> {
+    let mut event = blank(app, deed.event, "success", visitor);
+    event.user_id = deed.user_id.map(str::to_owned);
+    event.session_ref = deed.session_id.map(str::to_owned);
+    event.detail = json!({ "by": deed.by });
+    if let (Some((name, fact)), Some(detail)) = (&deed.fact, event.detail.as_object_mut()) {
+        detail.insert((*name).to_owned(), fact.clone());
+    }
+    Ok(audit_log::insert(writer, &event).await?)
+}
+
+/// As [`deed`], of something that happened to somebody, with the reason why.
+///
+/// # Errors
+/// The database's.
+pub async fn consequence(
+    app: &App,
+    writer: &mut Writer,
+    deed: &Deed<'_>,
+    reason: &'static str,
+    visitor: &Visitor,
+) -> Result<()> {
+    let mut event = blank(app, deed.event, "success", visitor);
+    event.provider = deed.provider.map(str::to_owned);
+    event.user_id = deed.user_id.map(str::to_owned);
+    event.session_ref = deed.session_id.map(str::to_owned);
+    event.reason = Some(reason);
+    Ok(audit_log::insert(writer, &event).await?)
+}
+
 /// Writes an event of the house itself (start, stop, reload), best effort: a full disk must not keep a door from closing.
 pub async fn milestone(app: &App, event: &'static str) {
     let written = async {
@@ -62,6 +111,16 @@ pub async fn milestone(app: &App, event: &'static str) {
 
 /// Writes a refusal, as far as its address still has rows this minute. A database that cannot take it leaves a log line and a count.
 pub async fn refusal(app: &App, refusal: &Refusal<'_>, visitor: &Visitor) {
+    // The visitor has waited for the database once, and a second wait would end no better (security.md DS-03).
+    if refusal.reason == DATABASE_DOWN {
+        app.metrics.audit_dropped(1);
+        tracing::warn!(
+            event = refusal.event,
+            reason = refusal.reason,
+            "the database could not take an audit event"
+        );
+        return;
+    }
     let address = visitor.address.clone().unwrap_or_default();
     let (may_write, uncounted) = app.refusals.admit(&address, app.now_ms());
     if !may_write && uncounted.is_none() {

@@ -1,5 +1,6 @@
 //! How often one network may knock at each public door. Counted in this process: these rates keep a flood away from costlier things, and a
-//! stranger gains little by asking every replica. Wrong passwords are counted in the database instead (`flows::guesses`).
+//! stranger gains little by asking every replica. Wrong passwords are counted in the database instead (`flows::guesses`), and registrations there too
+//! (`flows::register`); refused logout tokens by `flows::provider_logout`.
 
 use super::audit::{self, Refusal};
 use super::{Visitor, password};
@@ -15,9 +16,6 @@ pub enum Door {
     LoginStart = 0,
     Callback = 1,
     Refresh = 2,
-    Register = 3,
-    /// Logout tokens that were refused; valid ones are never limited.
-    BadLogoutTokens = 4,
 }
 
 impl Door {
@@ -28,8 +26,6 @@ impl Door {
             Self::LoginStart => "login_start",
             Self::Callback => "callback",
             Self::Refresh => "refresh",
-            Self::Register => "register",
-            Self::BadLogoutTokens => "bad_logout_tokens",
         }
     }
 
@@ -39,8 +35,6 @@ impl Door {
             Self::LoginStart => limits.login_start,
             Self::Callback => limits.callback,
             Self::Refresh => limits.refresh,
-            Self::Register => limits.register,
-            Self::BadLogoutTokens => limits.bad_logout_tokens,
         }
     }
 }

@@ -8,6 +8,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use subtle::ConstantTimeEq as _;
 
+use super::again::again;
 use super::limits::{self, Door};
 use super::session::{self, Entrance, Opened, Previous};
 use super::{Visitor, audit, guesses};
@@ -234,10 +235,12 @@ async fn finish_at(
         accepted => accepted?,
     }
     use_once(app, &attempt).await?;
+    let asked_at_ms = Some(app.now_ms());
     let grant = timed(app, provider, "exchange", provider.exchange(arrival.callback, &attempt)).await?;
-    let previous = Previous { key: arrival.previous, id: attempt.previous.as_deref() };
-    let entrance = Entrance { grant, kind: SessionKind::Browser, previous };
-    let opened = session::open(app, setup, entrance, arrival.visitor).await?;
+    let previous = Previous { key: arrival.previous, id: attempt.previous.as_deref(), asked_at_ms };
+    let entrance = |grant| Entrance { grant, kind: SessionKind::Browser, previous };
+    let open = async || session::open(app, setup, entrance(grant.clone()), arrival.visitor).await;
+    let opened = again(app, open).await?;
     if provider.config().password_login {
         guesses::forgive(app, &opened.guest.user, arrival.visitor).await;
     }

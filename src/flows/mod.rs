@@ -4,13 +4,20 @@
 //! Never does: know HTTP, cookies, status codes or templates; hold a `Writer` across a call to someone else's house.
 //! A flow takes `&App` and domain values and returns domain values, so that browser, API, command line and jobs share it.
 
+pub mod admin;
+pub mod again;
+pub mod api_keys;
 pub mod audit;
 pub mod check;
 pub mod guesses;
+pub mod lease;
 pub mod limits;
 pub mod login;
 pub mod logout;
 pub mod password;
+pub mod provider_logout;
+pub mod refresh;
+pub mod register;
 pub mod reload;
 pub mod rotate;
 pub mod session;

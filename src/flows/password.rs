@@ -8,6 +8,7 @@ use std::time::Duration;
 use secrecy::{ExposeSecret as _, SecretString};
 use tokio::time::Instant;
 
+use super::again::again;
 use super::audit::{self, Refusal};
 use super::guesses::{self, Try, Verdict};
 use super::limits::{self, Door};
@@ -149,8 +150,9 @@ async fn attempt(
         Verdict::Go(tried) => tried,
         Verdict::Silent => return Err(Error::InvalidCredentials),
     };
+    let asked_at_ms = app.now_ms();
     match login::timed(app, provider, "password", passwords.login(name, password)).await {
-        Ok(grant) => open(app, setup, grant, tried, entry).await,
+        Ok(grant) => open(app, setup, (grant, asked_at_ms), tried, entry).await,
         Err(refused) => {
             settle(app, &refused, tried).await;
             Err(refused.into())
@@ -166,11 +168,18 @@ async fn settle(app: &App, refused: &ProviderError, tried: Try) {
     }
 }
 
-async fn open(app: &App, setup: &Setup, grant: Grant, tried: Try, entry: &Entry<'_>) -> Result<SignedIn> {
+async fn open(
+    app: &App,
+    setup: &Setup,
+    (grant, asked_at_ms): (Grant, i64),
+    tried: Try,
+    entry: &Entry<'_>,
+) -> Result<SignedIn> {
     let tokens = grant.tokens.clone();
-    let previous = Previous { key: entry.previous, id: None };
-    let entrance = Entrance { grant, kind: entry.kind, previous };
-    match session::open(app, setup, entrance, entry.visitor).await {
+    let previous = Previous { key: entry.previous, id: None, asked_at_ms: Some(asked_at_ms) };
+    let entrance = |grant| Entrance { grant, kind: entry.kind, previous };
+    let open = async || session::open(app, setup, entrance(grant.clone()), entry.visitor).await;
+    match again(app, open).await {
         Ok(opened) => {
             guesses::succeeded(app, tried, &opened.guest.user, entry.visitor).await;
             Ok(SignedIn { opened, tokens })

@@ -1,6 +1,7 @@
 //! A session's life: opened by a login, found by its key, ended by many hands. Only this flow writes session rows.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -8,10 +9,11 @@ use secrecy::ExposeSecret as _;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::{Visitor, audit};
+use super::provider_logout::{self, Standing};
+use super::{Visitor, audit, refresh};
 use crate::app::{App, Setup};
 use crate::crypto::OpenError;
-use crate::domain::{Grant, NewSession, Session, SessionKey, SessionKind, Tokens, User, clock};
+use crate::domain::{Grant, NewSession, Renewal, Session, SessionKey, SessionKind, Tokens, User, clock};
 use crate::error::{Error, Result};
 use crate::store::users::{self, Applied, Outcome, Road};
 use crate::store::{Writer, sessions};
@@ -42,6 +44,9 @@ pub async fn open(app: &App, setup: &Setup, entrance: Entrance<'_>, visitor: &Vi
     let Entrance { grant, kind, previous } = entrance;
     let now_ms = app.now_ms();
     let mut writer = app.store.writer().await?;
+    let standing =
+        provider_logout::standing(&mut writer, &grant, previous.asked_at_ms.unwrap_or(now_ms), now_ms)
+            .await?;
     let applied = users::apply(&mut writer, &grant.change, Road::Login, now_ms).await?;
     let user = admitted(app, &mut writer, applied, visitor).await;
     let user = match user {
@@ -56,6 +61,9 @@ pub async fn open(app: &App, setup: &Setup, entrance: Entrance<'_>, visitor: &Vi
     let mut new = new_session(app, setup, &user, grant, visitor);
     new.session.kind = kind;
     sessions::insert(&mut writer, &new, &setup.ring).await?;
+    if standing == Standing::Doubted {
+        sessions::must_prove(&mut writer, &user.id, &user.provider, &user.issuer, now_ms).await?;
+    }
     let ended =
         sessions::end_oldest_beyond(&mut writer, &user.id, setup.config.limits.sessions_per_user, now_ms)
             .await?;
@@ -87,6 +95,8 @@ pub struct Previous<'a> {
     pub key: Option<&'a SessionKey>,
     /// By the handle sealed when the login began: a cross-site form post brings no session cookie.
     pub id: Option<&'a str>,
+    /// When the provider was asked for this login, by our clock; a logout of the person heard since then wins over it.
+    pub asked_at_ms: Option<i64>,
 }
 
 async fn end_previous(writer: &mut Writer, previous: Previous<'_>, now_ms: i64) -> Result<()> {
@@ -145,15 +155,31 @@ fn new_session(app: &App, setup: &Setup, user: &User, grant: Grant, visitor: &Vi
         auth_time_ms,
         acr,
         scope: tokens.scope.clone(),
+        renewal: Renewal { has_token: tokens.refresh.is_some(), ..Renewal::default() },
     };
     NewSession { session, key: SessionKey::draw(&*app.random), tokens }
 }
 
 /// The guest that a key belongs to, while the session lives and the user may be here.
 ///
+/// Its tokens are renewed on the way where that is due.
+///
 /// # Errors
-/// The database's.
-pub async fn find(app: &App, key: &SessionKey) -> Result<Option<Guest>> {
+/// The database's, or [`Error::ProviderDown`] for a session that must prove itself and cannot now.
+pub async fn find(app: &Arc<App>, key: &SessionKey) -> Result<Option<Guest>> {
+    let Some(mut guest) = read(app, key).await? else { return Ok(None) };
+    if refresh::keep(app, &guest).await {
+        // What the winner stored is true for everybody who waited; so is an end that came meanwhile.
+        let Some(again) = read(app, key).await? else { return Ok(None) };
+        guest = again;
+    }
+    if guest.session.renewal.must_prove {
+        return Err(Error::ProviderDown("a logout elsewhere could not be ruled out".to_owned()));
+    }
+    Ok(Some(guest))
+}
+
+async fn read(app: &App, key: &SessionKey) -> Result<Option<Guest>> {
     let mut reader = app.store.reader().await?;
     let found = sessions::find_by_key_hash(&mut reader, &key.hash()).await?;
     let idle_ms = app.setup().config.session.idle_ms;
@@ -163,6 +189,17 @@ pub async fn find(app: &App, key: &SessionKey) -> Result<Option<Guest>> {
         is_browser && session.is_alive(app.now_ms(), idle_ms) && user.admit().is_ok()
     };
     Ok(found.filter(welcome).map(|(session, user)| Guest { user, session }))
+}
+
+/// Whether a session lives and its user may be here, by its handle; for who holds an answer open and was let in before.
+///
+/// # Errors
+/// The database's.
+pub async fn still_open(app: &App, session_id: &str) -> Result<Option<Session>> {
+    let mut reader = app.store.reader().await?;
+    let idle_ms = app.setup().config.session.idle_ms;
+    let found = sessions::find(&mut reader, session_id).await?;
+    Ok(found.filter(|session| session.is_alive(app.now_ms(), idle_ms)))
 }
 
 /// Notes that the guest is active, at most once a minute. A database that cannot take it now sends nobody away: the row was just read as alive.
@@ -280,7 +317,7 @@ pub async fn end_by_key(
     Ok(Some((Guest { user, session }, tokens)))
 }
 
-async fn undecryptable(app: &App, error: &OpenError, visitor: &Visitor) {
+pub(super) async fn undecryptable(app: &App, error: &OpenError, visitor: &Visitor) {
     app.metrics.crypt_decrypt_fail(error.word());
     tracing::error!(%error, "stored tokens do not open");
     audit::refusal(

@@ -1,9 +1,10 @@
 //! Clears away what nobody needs any more, in bounded batches.
 
+use super::lease::Lease;
 use super::limits;
 use crate::app::App;
 use crate::error::Result;
-use crate::store::{audit_log, password_failures, sessions, used_attempts};
+use crate::store::{audit_log, ended_sids, password_failures, seen_logout_tokens, sessions, used_attempts};
 
 /// Rows per transaction: small enough that a login never waits long for the writer.
 const BATCH: u32 = 500;
@@ -20,6 +21,8 @@ const KEEP_KNOWN_MS: i64 = 90 * 24 * 60 * 60 * 1000;
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct Swept {
     pub attempts: u64,
+    /// Marks of logout tokens and of logouts that may have overtaken a login.
+    pub logouts: u64,
     pub sessions: u64,
     pub audit: u64,
     pub guesses: u64,
@@ -30,14 +33,27 @@ pub struct Swept {
 /// # Errors
 /// The database's.
 pub async fn run(app: &App) -> Result<Swept> {
+    sweep(app, None).await
+}
+
+/// As [`run`], and only as long as the lease is ours.
+///
+/// # Errors
+/// The database's.
+pub async fn run_leased(app: &App, lease: &Lease) -> Result<Swept> {
+    sweep(app, Some(lease)).await
+}
+
+async fn sweep(app: &App, lease: Option<&Lease>) -> Result<Swept> {
     let mut swept = Swept::default();
     for _ in 0..BATCHES_MAX {
-        let batch = one_batch(app).await?;
+        let Some(batch) = one_batch(app, lease).await? else { break };
         swept.attempts += batch.attempts;
+        swept.logouts += batch.logouts;
         swept.sessions += batch.sessions;
         swept.audit += batch.audit;
         swept.guesses += batch.guesses;
-        if [batch.attempts, batch.sessions, batch.audit, batch.guesses]
+        if [batch.attempts, batch.logouts, batch.sessions, batch.audit, batch.guesses]
             .into_iter()
             .all(|n| n < u64::from(BATCH))
         {
@@ -45,6 +61,7 @@ pub async fn run(app: &App) -> Result<Swept> {
         }
     }
     app.metrics.swept("attempts", swept.attempts);
+    app.metrics.swept("logouts", swept.logouts);
     app.metrics.swept("sessions", swept.sessions);
     app.metrics.swept("audit", swept.audit);
     app.metrics.swept("password_failures", swept.guesses);
@@ -52,12 +69,20 @@ pub async fn run(app: &App) -> Result<Swept> {
     Ok(swept)
 }
 
-async fn one_batch(app: &App) -> Result<Swept> {
+/// `None` when another replica has taken over.
+async fn one_batch(app: &App, lease: Option<&Lease>) -> Result<Option<Swept>> {
     let now_ms = app.now_ms();
     let idle_ms = app.setup().config.session.idle_ms;
     let mut writer = app.store.writer().await?;
+    if let Some(lease) = lease
+        && !lease.holds(&mut writer).await?
+    {
+        return Ok(None);
+    }
     let swept = Swept {
         attempts: used_attempts::remove_expired(&mut writer, now_ms, BATCH).await?,
+        logouts: seen_logout_tokens::remove_expired(&mut writer, now_ms, BATCH).await?
+            + ended_sids::remove_expired(&mut writer, now_ms, BATCH).await?,
         sessions: sessions::remove_dead(&mut writer, now_ms - KEEP_ENDED_MS, idle_ms, BATCH).await?,
         audit: audit_log::remove_before(&mut writer, now_ms - KEEP_AUDIT_MS, BATCH).await?,
         guesses: password_failures::remove_old(
@@ -69,5 +94,5 @@ async fn one_batch(app: &App) -> Result<Swept> {
         .await?,
     };
     writer.commit().await?;
-    Ok(swept)
+    Ok(Some(swept))
 }

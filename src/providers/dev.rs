@@ -3,6 +3,7 @@
 use async_trait::async_trait;
 use secrecy::SecretString;
 
+use super::directory::Directory;
 use super::oidc::Oidc;
 use super::{PasswordLogin, Provider, ProviderError};
 use crate::domain::{Callback, Denial, Grant, LoginAttempt};
@@ -13,6 +14,10 @@ pub(super) struct Dev(pub Oidc);
 impl Provider for Dev {
     fn oidc(&self) -> &Oidc {
         &self.0
+    }
+
+    fn directory(&self) -> Option<&dyn Directory> {
+        Some(self)
     }
 
     async fn accept(&self, callback: &Callback, attempt: &LoginAttempt) -> Result<(), ProviderError> {

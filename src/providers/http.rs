@@ -37,6 +37,8 @@ pub struct Answer {
     pub date_ms: Option<i64>,
     /// `Retry-After` in seconds; a date there is rare and not read.
     pub retry_after_s: Option<u64>,
+    /// Where a new thing lies (`Location`); it is never followed.
+    pub location: Option<String>,
     pub body: Vec<u8>,
 }
 
@@ -67,6 +69,22 @@ pub struct Line {
     pub traffic: Arc<Traffic>,
     pub clock: Arc<dyn Clock>,
     pub random: Arc<dyn Random>,
+}
+
+/// How a call to a directory proves itself.
+#[derive(Clone, Copy)]
+pub enum Credentials<'c> {
+    Bearer(&'c str),
+    Basic(&'c str, &'c str),
+}
+
+impl Credentials<'_> {
+    fn on(self, request: reqwest::RequestBuilder) -> reqwest::RequestBuilder {
+        match self {
+            Self::Bearer(token) => request.bearer_auth(token),
+            Self::Basic(id, secret) => request.basic_auth(form_encoded(id), Some(form_encoded(secret))),
+        }
+    }
 }
 
 /// The client of one provider: its own connections, its own limits.
@@ -134,6 +152,39 @@ impl Http {
             request = request.basic_auth(form_encoded(id), Some(form_encoded(secret)));
         }
         self.send(request, 0).await
+    }
+
+    /// A JSON POST to a directory; with the answer comes where the new thing lies (`Location`).
+    ///
+    /// # Errors
+    /// [`ProviderError::Unavailable`] without a whole answer in time, `Protocol` for one that is too large.
+    pub async fn post_json(
+        &self,
+        url: &Url,
+        credentials: Credentials<'_>,
+        body: Vec<u8>,
+    ) -> Result<(Answer, Option<String>), ProviderError> {
+        let request = self.client.post(url.clone()).header("content-type", "application/json");
+        let answer =
+            self.send(credentials.on(request.header("accept", "application/json")).body(body), 0).await?;
+        let location = answer.location.clone();
+        Ok((answer, location))
+    }
+
+    /// A GET with any credentials.
+    ///
+    /// # Errors
+    /// As [`Self::get`].
+    pub async fn read(&self, url: &Url, credentials: Credentials<'_>) -> Result<Answer, ProviderError> {
+        self.send(credentials.on(self.client.get(url.clone()).header("accept", "application/json")), TRIES)
+            .await
+    }
+
+    /// # Errors
+    /// As [`Self::get`].
+    pub async fn delete(&self, url: &Url, credentials: Credentials<'_>) -> Result<Answer, ProviderError> {
+        self.send(credentials.on(self.client.delete(url.clone()).header("accept", "application/json")), 0)
+            .await
     }
 
     /// One call, tried again where `again` allows: only what changes nothing, only when the provider may soon be well, and only within the
@@ -212,6 +263,7 @@ async fn exchange(request: reqwest::RequestBuilder) -> Result<Answer, ProviderEr
         content_type: header(&response, "content-type").unwrap_or_default(),
         max_age_s: header(&response, "cache-control").as_deref().and_then(max_age),
         date_ms: header(&response, "date").as_deref().and_then(date_ms),
+        location: header(&response, "location"),
         retry_after_s: header(&response, "retry-after").and_then(|text| text.trim().parse().ok()),
         body: Vec::new(),
     };

@@ -6,9 +6,10 @@
 
 pub mod breaker;
 mod dev;
+mod dev_directory;
+pub mod directory;
 pub mod http;
 mod keycloak;
-mod keycloak_passwords;
 pub mod oidc;
 
 use std::sync::Arc;
@@ -18,7 +19,9 @@ use secrecy::SecretString;
 use url::Url;
 
 use crate::config;
-use crate::domain::{Callback, Clock, Denial, FieldFault, Grant, LoginAttempt, LoginRequest, Random};
+use crate::domain::{
+    Callback, Clock, Denial, FieldFault, Grant, Held, LoginAttempt, LoginRequest, LogoutToken, Random, Tokens,
+};
 
 /// What a provider did not give us. Flows decide on the variant, never on text; the texts are for logs and never hold a secret.
 #[derive(Debug, thiserror::Error)]
@@ -140,9 +143,34 @@ pub trait Provider: Send + Sync {
         self.oidc().grant(redeemed)
     }
 
+    /// Exchanges the refresh token, once, and verifies what comes back (RFC 6749 6, OpenID Connect Core 12). Tokens that the
+    /// answer lacks are those held before. `Protocol` means that the answer speaks of another login than this one; an answer
+    /// that cannot be read is `Unavailable`.
+    async fn refresh(&self, held: &Held) -> Result<Tokens, ProviderError> {
+        self.oidc().refresh(held, |_| ProviderError::Revoked).await
+    }
+
+    /// Whether the provider still honours this access token of this person, by the word of userinfo.
+    async fn vouch(&self, access: &SecretString, subject: &str) -> Result<(), ProviderError> {
+        self.oidc().vouch(access, subject).await
+    }
+
     /// Withdraws a token at the provider (RFC 7009); best effort.
     async fn revoke(&self, token: &SecretString) -> Result<(), ProviderError> {
         self.oidc().revoke(token).await
+    }
+
+    /// Says at the provider that this session is over; best effort. The provider may call our own logout endpoint before it answers.
+    async fn sign_out(&self, tokens: &Tokens) -> Result<(), ProviderError> {
+        match tokens.refresh.as_ref().or(tokens.access.as_ref()) {
+            Some(token) => self.revoke(token).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Verifies a token by which the provider says that a session is over (Back-Channel Logout 2.6).
+    async fn read_logout_token(&self, token: &str) -> Result<LogoutToken, ProviderError> {
+        self.oidc().read_logout_token(token).await
     }
 
     /// Where the browser ends the provider's own session (RP-Initiated Logout 2), if the provider has such a place.
@@ -163,6 +191,11 @@ pub trait Provider: Send + Sync {
     /// Whether calls to it are refused at once because too many failed.
     fn is_cut_off(&self) -> bool {
         self.oidc().is_cut_off()
+    }
+
+    /// The power to create and remove people there; `None` where the provider has no such place.
+    fn directory(&self) -> Option<&dyn directory::Directory> {
+        None
     }
 
     /// What was learned of the provider, for its successor after a reload.
@@ -199,7 +232,7 @@ pub fn open(
     let oidc = oidc::Oidc::new(config.clone(), clock, random, memory.unwrap_or_else(oidc::Memory::new))?;
     Ok(match config.kind {
         config::ProviderKind::Dev => Arc::new(dev::Dev(oidc)),
-        config::ProviderKind::Keycloak => Arc::new(keycloak::Keycloak(oidc)),
+        config::ProviderKind::Keycloak => Arc::new(keycloak::Keycloak::new(oidc)),
         config::ProviderKind::Oidc => Arc::new(oidc),
     })
 }

@@ -26,8 +26,8 @@ enum Segment {
 #[derive(Debug)]
 pub enum Found<'t> {
     Route(&'t Route),
-    /// The path is known, and not with this method.
-    OtherMethod,
+    /// The path is known, and not with this method; which ones it takes, as `Allow` lists them (RFC 9110 10.2.1).
+    OtherMethod(String),
     Nothing,
 }
 
@@ -60,9 +60,26 @@ impl Table {
         let method = if method == "HEAD" { "GET" } else { method };
         let takes =
             |route: &&Route| route.methods.as_ref().is_none_or(|methods| methods.iter().any(|m| m == method));
-        let same_path = self.0.iter().filter(|route| route.segments == best.segments);
-        same_path.into_iter().find(takes).map_or(Found::OtherMethod, Found::Route)
+        let mut same_path = self.0.iter().filter(|route| route.segments == best.segments);
+        match same_path.clone().find(takes) {
+            Some(route) => Found::Route(route),
+            None => Found::OtherMethod(allow(&mut same_path)),
+        }
     }
+}
+
+/// The methods of routes with one path, each once; HEAD comes with GET.
+fn allow<'r>(routes: &mut impl Iterator<Item = &'r Route>) -> String {
+    let mut methods: Vec<&str> = Vec::new();
+    for method in routes.filter_map(|route| route.methods.as_ref()).flatten() {
+        let with_head: &[&str] = if method == "GET" { &["GET", "HEAD"] } else { &[method.as_str()] };
+        for method in with_head {
+            if !methods.contains(method) {
+                methods.push(method);
+            }
+        }
+    }
+    methods.join(", ")
 }
 
 fn read(route: &config::Route) -> Route {
@@ -168,7 +185,7 @@ mod tests {
     fn found<'t>(table: &'t Table, path: &str, method: &str) -> &'t str {
         match table.find(path, method) {
             Found::Route(route) => route.upstream.as_deref().unwrap(),
-            Found::OtherMethod => "405",
+            Found::OtherMethod(_) => "405",
             Found::Nothing => "404",
         }
     }
@@ -189,6 +206,17 @@ mod tests {
         assert_eq!(found(&table, "/a/b", "HEAD"), "/a/b");
         assert_eq!(found(&table, "/a/b", "POST"), "405");
         assert_eq!(found(&table, "/A/b", "POST"), "/**");
+    }
+
+    #[test]
+    fn a_405_says_what_the_path_takes() {
+        let table = table(&[("/a", Some(&["GET", "PUT"])), ("/a", Some(&["POST"])), ("/b", Some(&["HEAD"]))]);
+        let allowed = |path, method| match table.find(path, method) {
+            Found::OtherMethod(allow) => allow,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(allowed("/a", "DELETE"), "GET, HEAD, PUT, POST");
+        assert_eq!(allowed("/b", "POST"), "HEAD");
     }
 
     #[test]

@@ -30,6 +30,10 @@ pub enum StoreError {
     /// Two transactions stood in each other's way; the same work may be tried again (security.md RE-14).
     #[error("the database asks to try again: {0}")]
     TryAgain(#[source] Cause),
+    /// The connection broke. What a transaction had written before its commit is gone, so that it may be tried again (RE-14); of a statement
+    /// that commits itself nobody knows.
+    #[error("the connection to the database broke: {0}")]
+    Lost(#[source] Cause),
     /// A unique key or a reference was violated by an `insert` whose caller promised that it would not be.
     #[error("the row is there already, or what it refers to is not: {0}")]
     Conflict(#[source] Cause),
@@ -65,7 +69,15 @@ impl StoreError {
     /// Whether waiting may help: 503 with `Retry-After`, not 500.
     #[must_use]
     pub fn is_unavailable(&self) -> bool {
-        matches!(self, Self::Unavailable(_) | Self::TryAgain(_))
+        matches!(self, Self::Unavailable(_) | Self::TryAgain(_) | Self::Lost(_))
+    }
+
+    /// A commit whose answer never came may have happened: nothing to try again.
+    pub(super) fn at_commit(self) -> Self {
+        match self {
+            Self::Lost(cause) => Self::Unavailable(cause),
+            other => other,
+        }
     }
 
     pub(super) fn slow() -> Self {
@@ -77,8 +89,8 @@ impl From<sqlx::Error> for StoreError {
     fn from(error: sqlx::Error) -> Self {
         use sqlx::Error as E;
         match &error {
-            E::Io(_)
-            | E::Tls(_)
+            E::Io(_) => Self::Lost(Cause(error)),
+            E::Tls(_)
             | E::Protocol(_)
             | E::PoolTimedOut
             | E::PoolClosed
@@ -90,6 +102,7 @@ impl From<sqlx::Error> for StoreError {
             E::Database(fault) => match judge(fault.as_ref()) {
                 Judgement::Wait => Self::Unavailable(Cause(error)),
                 Judgement::TryAgain => Self::TryAgain(Cause(error)),
+                Judgement::Lost => Self::Lost(Cause(error)),
                 Judgement::Broken => Self::Broken(Cause(error)),
             },
             _ => Self::Broken(Cause(error)),
@@ -100,6 +113,7 @@ impl From<sqlx::Error> for StoreError {
 enum Judgement {
     Wait,
     TryAgain,
+    Lost,
     Broken,
 }
 
@@ -117,11 +131,11 @@ fn judge(fault: &dyn sqlx::error::DatabaseError) -> Judgement {
     // SQLSTATE (PostgreSQL, appendix A).
     match code.as_ref() {
         "40001" | "40P01" => Judgement::TryAgain,
+        // An administrator ended this connection, or its server process died.
+        "57P01" | "57P02" => Judgement::Lost,
         // Timeouts, shutdown, start-up, fail-over to a read-only server, wrong
         // password or database while somebody mends it.
-        "57014" | "57P01" | "57P02" | "57P03" | "57P05" | "25006" | "25P03" | "55P03" | "3D000" => {
-            Judgement::Wait
-        }
+        "57014" | "57P03" | "57P05" | "25006" | "25P03" | "55P03" | "3D000" => Judgement::Wait,
         code if code.starts_with("08")
             || code.starts_with("53")
             || code.starts_with("58")

@@ -15,14 +15,21 @@ mod error;
 mod open;
 mod prepare;
 
+pub mod api_keys;
 pub mod audit_log;
+pub mod ended_sids;
+pub mod leases;
+pub mod notify;
 pub mod own_keys;
 pub mod password_failures;
+pub mod registrations;
 pub mod rotate;
+pub mod seen_logout_tokens;
 pub mod sessions;
 pub mod used_attempts;
 pub mod users;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::pool::PoolConnection;
@@ -30,6 +37,7 @@ use sqlx::{PgConnection, PgPool, Postgres, Sqlite, SqliteConnection, SqlitePool,
 use tokio::time::Instant;
 
 pub use error::StoreError;
+pub use notify::{Note, Notice, Notices};
 pub use open::StoreOptions;
 
 /// Longest wait for a connection and its first statement together, so
@@ -52,6 +60,7 @@ enum Pools {
 pub struct Store {
     pools: Pools,
     migrate: bool,
+    board: Arc<notify::Board>,
 }
 
 impl std::fmt::Debug for Store {
@@ -82,7 +91,7 @@ impl Store {
     /// [`StoreError::Unavailable`] within about 2.5 s when the database cannot be written to.
     pub async fn writer(&self) -> Result<Writer, StoreError> {
         let asked = Instant::now();
-        Ok(Writer(match &self.pools {
+        let under_way = match &self.pools {
             Pools::Sqlite { writer, .. } => Writing::Sqlite(writer.begin_with("BEGIN IMMEDIATE").await?),
             Pools::Postgres(pool) => {
                 // The races are settled by unique keys and row locks, for which this level is enough,
@@ -91,7 +100,8 @@ impl Store {
                 let transaction = tokio::time::timeout(PATIENCE, opening).await;
                 Writing::Postgres(transaction.map_err(|_| StoreError::slow())??, Limit::from(asked))
             }
-        }))
+        };
+        Ok(Writer { under_way, notes: Vec::new(), board: Arc::clone(&self.board) })
     }
 
     /// For one statement that commits itself: a third of the round trips of a transaction around it.
@@ -114,6 +124,18 @@ impl Store {
         let mut reader = self.reader().await?;
         let _: (i64,) = sql!(fetch_one in &mut reader, "SELECT CAST(1 AS BIGINT)")?;
         Ok(())
+    }
+
+    /// Open connections: idle ones, and those at work.
+    #[must_use]
+    pub fn connections(&self) -> (usize, usize) {
+        let (open, idle) = match &self.pools {
+            Pools::Sqlite { writer, readers } => {
+                (writer.size().saturating_add(readers.size()), writer.num_idle() + readers.num_idle())
+            }
+            Pools::Postgres(pool) => (pool.size(), pool.num_idle()),
+        };
+        (idle, usize::try_from(open).unwrap_or(usize::MAX).saturating_sub(idle))
     }
 
     /// Whether this database belongs to one machine alone, so that no other replica has to be told anything.
@@ -186,7 +208,11 @@ impl Db for Single {
 
 /// A transaction under way. Never hold one across a call to someone else's
 /// house: on SQLite it stops all other writes.
-pub struct Writer(Writing);
+pub struct Writer {
+    under_way: Writing,
+    notes: Vec<Note>,
+    board: Arc<notify::Board>,
+}
 
 enum Writing {
     Sqlite(Transaction<'static, Sqlite>),
@@ -194,15 +220,30 @@ enum Writing {
 }
 
 impl Writer {
-    /// Makes everything written true, at once.
+    /// Remembers whom this transaction concerns: [`Writer::commit`] tells this process and every other one. Each write that
+    /// ends or changes a session, or changes what is known of its user, notes it.
+    pub fn note(&mut self, note: Note) {
+        self.notes.push(note);
+    }
+
+    /// Makes everything written true, at once, and tells whoever remembers something of it.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`]; whether the writes happened is then unknown, as with any database.
-    pub async fn commit(self) -> Result<(), StoreError> {
-        match self.0 {
-            Writing::Sqlite(transaction) => Ok(transaction.commit().await?),
-            Writing::Postgres(transaction, mut limit) => within(limit.next(), transaction.commit()).await,
-        }
+    pub async fn commit(mut self) -> Result<(), StoreError> {
+        let notes = std::mem::take(&mut self.notes);
+        let board = Arc::clone(&self.board);
+        // In the same transaction: other processes hear of it exactly when it becomes true.
+        board.post(&mut self, &notes).await?;
+        let committed = match self.under_way {
+            Writing::Sqlite(transaction) => transaction.commit().await.map_err(StoreError::from),
+            Writing::Postgres(transaction, mut limit) => {
+                within(limit.next(), transaction.commit()).await.map_err(StoreError::at_commit)
+            }
+        };
+        // Also after a failure: the commit may have happened and its answer been lost, and to look again costs little.
+        board.tell(notes);
+        committed
     }
 
     /// Takes everything back now; dropping the writer does the same a moment later.
@@ -210,7 +251,7 @@ impl Writer {
     /// # Errors
     /// [`StoreError::Unavailable`]; the writes are gone all the same.
     pub async fn rollback(self) -> Result<(), StoreError> {
-        match self.0 {
+        match self.under_way {
             Writing::Sqlite(transaction) => Ok(transaction.rollback().await?),
             Writing::Postgres(transaction, mut limit) => within(limit.next(), transaction.rollback()).await,
         }
@@ -219,7 +260,7 @@ impl Writer {
 
 impl Db for Writer {
     fn conn(&mut self) -> Conn<'_> {
-        match &mut self.0 {
+        match &mut self.under_way {
             Writing::Sqlite(transaction) => Conn::Sqlite(transaction),
             Writing::Postgres(transaction, limit) => Conn::Postgres(transaction, limit.next()),
         }

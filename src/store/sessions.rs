@@ -1,15 +1,20 @@
 //! `sessions`: who is signed in. The browser's key is stored as a hash (SE-01), the provider's tokens are
 //! sealed.
 
+mod logout;
+mod overview;
+pub mod refresh;
 mod tokens;
 
 use super::users::{UserRow, user_columns};
-use super::{Db, StoreError, Write, Writer};
+use super::{Db, Note, StoreError, Write, Writer};
 use crate::crypto::KeyRing;
-use crate::domain::{NewSession, Session, SessionKind, User};
+use crate::domain::{NewSession, Renewal, Session, SessionKind, User};
 
+pub use logout::{NamedBySid, must_prove, named_by_sid};
+pub use overview::{list_live, users_with_sessions};
 pub(super) use tokens::{ACCESS, ID, REFRESH, TABLE};
-pub use tokens::{Renewal, SealedTokens, save_tokens, tokens};
+pub use tokens::{SealedTokens, tokens};
 
 /// Most sessions a list shows; the number per user is limited far below (SE-10).
 const LIST_LIMIT: i64 = 1_000;
@@ -20,9 +25,13 @@ macro_rules! session_columns {
         "s.id AS s_id, s.kind AS s_kind, s.user_id AS s_user_id, s.provider AS s_provider, \
          s.issuer AS s_issuer, s.provider_session_id, s.token_expires_at, s.refresh_expires_at, s.ip, \
          s.user_agent, s.created_at AS s_created_at, s.last_active_at, s.expires_at, s.revoked_at, \
-         s.generation, s.auth_time, s.acr, s.scope"
+         s.generation, s.auth_time, s.acr, s.scope, \
+         s.refresh_token IS NOT NULL AS has_refresh_token, s.must_prove, s.refreshed_at, s.refresh_until, \
+         s.refresh_not_before"
     };
 }
+
+use session_columns;
 
 #[derive(sqlx::FromRow)]
 struct SessionRow {
@@ -50,6 +59,11 @@ struct SessionRow {
     auth_time: Option<i64>,
     acr: Option<String>,
     scope: Option<String>,
+    has_refresh_token: bool,
+    must_prove: bool,
+    refreshed_at: Option<i64>,
+    refresh_until: Option<i64>,
+    refresh_not_before: Option<i64>,
 }
 
 impl From<SessionRow> for Session {
@@ -73,6 +87,13 @@ impl From<SessionRow> for Session {
             auth_time_ms: row.auth_time,
             acr: row.acr,
             scope: row.scope,
+            renewal: Renewal {
+                has_token: row.has_refresh_token,
+                must_prove: row.must_prove,
+                refreshed_at_ms: row.refreshed_at,
+                claimed_until_ms: row.refresh_until,
+                not_before_ms: row.refresh_not_before,
+            },
         }
     }
 }
@@ -128,6 +149,10 @@ pub async fn find_by_key_hash(
 /// # Errors
 /// The database's.
 pub async fn find(db: &mut impl Db, id: &str) -> Result<Option<Session>, StoreError> {
+    // PostgreSQL takes no NUL, not even to look for it.
+    if id.contains('\0') {
+        return Ok(None);
+    }
     let row: Option<SessionRow> = sql!(fetch_optional in db,
         concat!("SELECT ", session_columns!(), " FROM sessions s WHERE s.id = $1"), id)?;
     Ok(row.map(Session::from))
@@ -175,6 +200,9 @@ pub async fn end(w: &mut Writer, id: &str, now_ms: i64) -> Result<bool, StoreErr
         "UPDATE sessions SET revoked_at = $2, changed_at = $2, generation = generation + 1, \
          access_token = NULL, refresh_token = NULL, id_token = NULL WHERE id = $1 AND revoked_at IS NULL",
         id, now_ms)?;
+    if rows == 1 {
+        w.note(Note::Ended(id.to_owned()));
+    }
     Ok(rows == 1)
 }
 
@@ -191,9 +219,13 @@ pub async fn end_of_user(
     let rows: Vec<(String,)> = sql!(fetch_all in w,
         "UPDATE sessions SET revoked_at = $3, changed_at = $3, generation = generation + 1, \
          access_token = NULL, refresh_token = NULL, id_token = NULL WHERE user_id = $1 AND id <> $2 \
-         AND revoked_at IS NULL RETURNING id",
+         AND revoked_at IS NULL RETURNING id"
+        // Locked in one order by everybody, so that two logouts of one person wait for each other instead of dying of it.
+        => "UPDATE sessions SET revoked_at = $3, changed_at = $3, generation = generation + 1, \
+         access_token = NULL, refresh_token = NULL, id_token = NULL WHERE id IN (SELECT id FROM sessions \
+         WHERE user_id = $1 AND id <> $2 AND revoked_at IS NULL ORDER BY id FOR UPDATE) RETURNING id",
         user_id, except.unwrap_or_default(), now_ms)?;
-    Ok(firsts(rows))
+    Ok(ended(w, rows))
 }
 
 /// Ends the least recently used sessions of a user beyond the newest `keep` (SE-10); returns their ids.
@@ -206,14 +238,22 @@ pub async fn end_oldest_beyond(
     keep: u32,
     now_ms: i64,
 ) -> Result<Vec<String>, StoreError> {
+    let keep = i64::from(keep);
+    // Asks the index alone, while the rows below are read one by one, tokens and all.
+    let (stored,): (i64,) =
+        sql!(fetch_one in w, "SELECT COUNT(*) FROM sessions WHERE user_id = $1", user_id)?;
+    if stored <= keep {
+        return Ok(Vec::new());
+    }
+    // The plus keeps SQLite from going through all live sessions of all users by the index on `revoked_at`.
     let rows: Vec<(String,)> = sql!(fetch_all in w,
         "UPDATE sessions SET revoked_at = $3, changed_at = $3, generation = generation + 1, \
-         access_token = NULL, refresh_token = NULL, id_token = NULL WHERE revoked_at IS NULL \
-         AND id IN (SELECT id FROM sessions WHERE user_id = $1 AND revoked_at IS NULL \
+         access_token = NULL, refresh_token = NULL, id_token = NULL WHERE +revoked_at IS NULL \
+         AND id IN (SELECT id FROM sessions WHERE user_id = $1 AND +revoked_at IS NULL \
          AND expires_at > $3 ORDER BY last_active_at DESC, created_at DESC, \
          id LIMIT 1000000 OFFSET $2) RETURNING id",
-        user_id, i64::from(keep), now_ms)?;
-    Ok(firsts(rows))
+        user_id, keep, now_ms)?;
+    Ok(ended(w, rows))
 }
 
 /// Ends the sessions that a provider calls by this `sid` (Back-Channel Logout 2.6); returns their ids.
@@ -232,7 +272,7 @@ pub async fn end_by_sid(
          access_token = NULL, refresh_token = NULL, id_token = NULL WHERE provider = $1 \
          AND issuer = $2 AND provider_session_id = $3 AND revoked_at IS NULL RETURNING id",
         provider, issuer, sid, now_ms)?;
-    Ok(firsts(rows))
+    Ok(ended(w, rows))
 }
 
 /// Removes sessions that were dead before `before_ms` — ended, over their
@@ -256,6 +296,11 @@ pub async fn remove_dead(
         before_ms, before_ms.saturating_sub(idle_ms), i64::from(limit))
 }
 
-fn firsts(rows: Vec<(String,)>) -> Vec<String> {
-    rows.into_iter().map(|(id,)| id).collect()
+/// The ids of sessions that have just ended, noted for whoever remembers them.
+fn ended(w: &mut Writer, rows: Vec<(String,)>) -> Vec<String> {
+    let ids: Vec<String> = rows.into_iter().map(|(id,)| id).collect();
+    for id in &ids {
+        w.note(Note::Ended(id.clone()));
+    }
+    ids
 }

@@ -2,11 +2,13 @@
 //! came by.
 
 mod apply;
+mod search;
 
-use super::{Db, StoreError, Writer, sessions};
+use super::{Db, Note, StoreError, Writer, sessions};
 use crate::domain::{Email, Profile, Status, User};
 
 pub use apply::{Applied, ApplyError, Outcome, Road, apply, bury};
+pub use search::search;
 
 /// The columns of [`UserRow`], from `users u`.
 macro_rules! user_columns {
@@ -101,6 +103,10 @@ fn read_list(json: &str) -> Vec<String> {
 /// # Errors
 /// The database's.
 pub async fn find(db: &mut impl Db, id: &str) -> Result<Option<User>, StoreError> {
+    // PostgreSQL takes no NUL, not even to look for it.
+    if id.contains('\0') {
+        return Ok(None);
+    }
     let row: Option<UserRow> =
         sql!(fetch_optional in db, concat!("SELECT ", user_columns!(), " FROM users u WHERE u.id = $1"), id)?;
     Ok(row.map(User::from))
@@ -160,6 +166,15 @@ pub async fn set_status(
     ended(w, id, rows, status == Status::Suspended, now_ms).await
 }
 
+/// Writes the app's own data of a user, a JSON object; nothing that a provider says ever touches it.
+///
+/// # Errors
+/// The database's.
+pub async fn set_app_data(w: &mut Writer, id: &str, app_data: &str) -> Result<(), StoreError> {
+    sql!(execute in w, "UPDATE users SET app_data = $2 WHERE id = $1", id, app_data)?;
+    Ok(())
+}
+
 /// Whether the user may use this app. Taking that away ends all sessions; returns
 /// their ids, or `None` when there is no such user.
 ///
@@ -176,6 +191,17 @@ pub async fn set_app_access(
     ended(w, id, rows, !access, now_ms).await
 }
 
+/// The provider says, in passing, that this account is switched off. Ends all sessions; returns their ids, or `None`
+/// when there is no such user. A login that the provider lets through switches it on again.
+///
+/// # Errors
+/// The database's.
+pub async fn deactivate(w: &mut Writer, id: &str, now_ms: i64) -> Result<Option<Vec<String>>, StoreError> {
+    let rows = sql!(execute in w,
+        "UPDATE users SET is_active = $2, updated_at = $3 WHERE id = $1", id, false, now_ms)?;
+    ended(w, id, rows, true, now_ms).await
+}
+
 async fn ended(
     w: &mut Writer,
     id: &str,
@@ -183,6 +209,9 @@ async fn ended(
     end: bool,
     now_ms: i64,
 ) -> Result<Option<Vec<String>>, StoreError> {
+    if rows > 0 {
+        w.note(Note::User(id.to_owned()));
+    }
     Ok(match (rows, end) {
         (0, _) => None,
         (_, false) => Some(Vec::new()),

@@ -102,6 +102,9 @@ struct Inner {
     password_logins: Series<2, Counter>,
     rate_limited: Series<1, Counter>,
     circuits: Series<1, Gauge>,
+    refreshes: Series<2, Counter>,
+    registrations: Series<2, Counter>,
+    undo_pending: Gauge,
     csrf_refusals: Counter,
     audit_dropped: Counter,
     http_requests: Series<3, Counter>,
@@ -113,6 +116,10 @@ struct Inner {
     swept: Series<1, Counter>,
     jobs: Series<2, Counter>,
     connections: Series<1, Gauge>,
+    repeated: Counter,
+    notices_healthy: Gauge,
+    notices_lost: Counter,
+    event_streams: Gauge,
 }
 
 impl Default for Metrics {
@@ -138,6 +145,13 @@ impl Metrics {
             password_logins: counters(r, "password_logins", "Logins by password, by provider and outcome"),
             rate_limited: counters(r, "rate_limited", "Requests held back by a rate limit, by limit"),
             circuits: gauges(r, "provider_circuit_open", "Whether calls to a provider are refused at once"),
+            refreshes: counters(r, "refreshes", "Renewals of a session's tokens, by provider and outcome"),
+            registrations: counters(r, "registrations", "Registrations, by provider and outcome"),
+            undo_pending: gauge(
+                r,
+                "registration_undo_pending",
+                "Users at a provider that still wait to be taken back",
+            ),
             csrf_refusals: counter(
                 r,
                 "csrf_refusals",
@@ -167,6 +181,18 @@ impl Metrics {
             swept: counters(r, "swept_rows", "Rows removed because their time was over, by table"),
             jobs: counters(r, "job_runs", "Runs of a job, by job and outcome"),
             connections: gauges(r, "database_connections", "Open database connections, by state"),
+            repeated: counter(
+                r,
+                "transactions_repeated",
+                "Transactions tried again because the database broke off",
+            ),
+            notices_healthy: gauge(r, "notices_healthy", "Whether notices of other processes come through"),
+            notices_lost: counter(
+                r,
+                "notices_lost",
+                "Times that notices of other processes may have been missed",
+            ),
+            event_streams: gauge(r, "event_streams", "Open event streams of signed-in people"),
             providers: RwLock::default(),
             lost_lines,
             registry,
@@ -221,6 +247,20 @@ impl Metrics {
         self.0.circuits.set([("provider", self.provider(provider))], i64::from(open));
     }
 
+    /// `outcome` is `ok`, `lost_claim`, or `ProviderError::outcome`.
+    pub fn refreshed(&self, provider: &str, outcome: &str) {
+        self.0.refreshes.count([("provider", self.provider(provider)), ("outcome", word(outcome))], 1);
+    }
+
+    /// `outcome` is `ok`, `rolled_back`, `unproven` or `Error::reason`.
+    pub fn registration(&self, provider: &str, outcome: &str) {
+        self.0.registrations.count([("provider", self.provider(provider)), ("outcome", word(outcome))], 1);
+    }
+
+    pub fn registration_undo_pending(&self, n: i64) {
+        self.0.undo_pending.set(n);
+    }
+
     pub fn csrf_refused(&self) {
         self.0.csrf_refusals.inc();
     }
@@ -262,6 +302,23 @@ impl Metrics {
 
     pub fn job(&self, name: &str, outcome: &str) {
         self.0.jobs.count([("job", word(name)), ("outcome", word(outcome))], 1);
+    }
+
+    pub fn transaction_repeated(&self) {
+        self.0.repeated.inc();
+    }
+
+    /// Whether the word of other processes comes through.
+    pub fn notices_healthy(&self, healthy: bool) {
+        self.0.notices_healthy.set(i64::from(healthy));
+    }
+
+    pub fn notices_lost(&self) {
+        self.0.notices_lost.inc();
+    }
+
+    pub fn event_streams(&self, open: usize) {
+        self.0.event_streams.set(i64::try_from(open).unwrap_or(i64::MAX));
     }
 
     pub fn database_connections(&self, idle: usize, busy: usize) {
@@ -314,6 +371,12 @@ fn counter(registry: &mut Registry, name: &str, help: &str) -> Counter {
     let counter = Counter::default();
     registry.register(name, help, counter.clone());
     counter
+}
+
+fn gauge(registry: &mut Registry, name: &str, help: &str) -> Gauge {
+    let gauge = Gauge::default();
+    registry.register(name, help, gauge.clone());
+    gauge
 }
 
 fn series<const N: usize, M>(registry: &mut Registry, name: &str, help: &str, new: fn() -> M) -> Series<N, M>

@@ -7,7 +7,7 @@ use super::cookies::SessionCookie;
 use super::login::see_other;
 use super::outer::wants_page;
 use super::problem::Refused;
-use super::{Door, csrf, visitor};
+use super::{Door, csrf, other_method, visitor};
 use crate::domain::policy::Verdict;
 use crate::error::Error;
 use crate::flows::audit::{self, Refusal};
@@ -26,7 +26,7 @@ pub async fn answer(request: HttpRequest, door: web::Data<Door>) -> Answer {
         .ok_or(Error::InvalidRequest("The path can be read in more than one way."))?;
     let route = match setup.routes.find(&path, request.method().as_str()) {
         Found::Route(route) => route,
-        Found::OtherMethod => return Err(Refused(Error::MethodNotAllowed)),
+        Found::OtherMethod(allow) => return Ok(other_method(&allow)),
         Found::Nothing => return Err(Refused(Error::NoRoute)),
     };
     let guest = guest(&request, &door, route).await?;

@@ -69,6 +69,23 @@ impl Cookies {
         cookie
     }
 
+    /// Takes away every cookie that the browser sent, ours and others', as far as a host may name them.
+    #[must_use]
+    pub fn none_of(&self, headers: &HeaderMap) -> Vec<Cookie<'static>> {
+        let is_plain = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
+        let mut names: Vec<&str> = pairs(headers).map(|(name, _)| name).collect();
+        names.retain(|name| (1..=128).contains(&name.len()) && name.bytes().all(is_plain));
+        names.sort_unstable();
+        names.dedup();
+        let gone = |name: &str| {
+            let mut cookie = Cookie::new(name.to_owned(), "");
+            self.mark(&mut cookie, false);
+            cookie.make_removal();
+            cookie
+        };
+        names.into_iter().take(64).map(gone).collect()
+    }
+
     fn mark(&self, cookie: &mut Cookie<'static>, cross_site_post: bool) {
         cookie.set_path("/");
         cookie.set_http_only(true);

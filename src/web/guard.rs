@@ -60,9 +60,8 @@ pub async fn layer(
     Ok(response)
 }
 
-/// The guard of calls that programs make: they have nothing to do with cookies, so none of ours is read, set or taken away. What a browser
-/// says of itself still counts.
-pub async fn programs(
+/// For calls of programs, which bring their own proof: no cookie is looked at, so there is none to abuse.
+pub async fn without_cookies(
     mut request: ServiceRequest,
     next: Next<impl MessageBody + 'static>,
 ) -> Result<ServiceResponse<impl MessageBody>, actix_web::Error> {
@@ -71,6 +70,7 @@ pub async fn programs(
     };
     let visitor = request.extensions().get::<Visitor>().cloned().unwrap_or_default();
     check_origin(&door, &request, false, &visitor).await?;
+    request.headers_mut().remove(COOKIE);
     take_body(&mut request).await?;
     next.call(request).await
 }

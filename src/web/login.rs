@@ -9,7 +9,7 @@ use percent_encoding::{CONTROLS, utf8_percent_encode};
 
 use super::problem::Refused;
 use super::session::{self, MaybeGuest};
-use super::{Door, pages, visitor, wire};
+use super::{Door, other_method, pages, visitor, wire};
 use crate::config::ResponseMode;
 use crate::domain::login::CallbackFault;
 use crate::domain::{Callback, LoginAttempt, LoginRequest, Prompt, ReturnTo};
@@ -125,7 +125,9 @@ pub async fn finish_get(
     cookie: Cookie,
     guest: MaybeGuest,
 ) -> Answer {
-    expect_mode(&door, &provider, ResponseMode::Query)?;
+    if let Some(other) = other_mode(&door, &provider, ResponseMode::Query)? {
+        return Ok(other);
+    }
     let query = request.query_string().to_owned();
     finish(&request, &provider, &query, Caller { door: &door, cookie: &cookie, guest: &guest }).await
 }
@@ -138,7 +140,9 @@ pub async fn finish_post(
     door: web::Data<Door>,
     cookie: Cookie,
 ) -> Answer {
-    expect_mode(&door, &provider, ResponseMode::FormPost)?;
+    if let Some(other) = other_mode(&door, &provider, ResponseMode::FormPost)? {
+        return Ok(other);
+    }
     if body.len() > FORM_MAX {
         return Err(Refused(Error::TooLarge));
     }
@@ -147,10 +151,15 @@ pub async fn finish_post(
         .await
 }
 
-fn expect_mode(door: &Door, provider: &str, mode: ResponseMode) -> Result<(), Refused> {
+/// The refusal of a callback that comes by the other method than its provider was told.
+fn other_mode(door: &Door, provider: &str, mode: ResponseMode) -> Result<Option<HttpResponse>, Refused> {
     let setup = door.app.setup();
     let configured = setup.provider(provider).ok_or(Refused(Error::NotFound))?.config().response_mode;
-    if configured == mode { Ok(()) } else { Err(Refused(Error::MethodNotAllowed)) }
+    let takes = match configured {
+        ResponseMode::Query => "GET, HEAD",
+        ResponseMode::FormPost => "POST",
+    };
+    Ok((configured != mode).then(|| other_method(takes)))
 }
 
 #[derive(Clone, Copy)]

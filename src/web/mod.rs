@@ -9,11 +9,14 @@
 //! ```
 
 mod address;
+mod admin;
 mod api;
+mod backchannel;
 mod behind;
 pub mod cookies;
 mod cors;
 mod csrf;
+mod events;
 mod guard;
 mod login;
 pub mod operations;
@@ -21,6 +24,8 @@ mod outer;
 mod pages;
 mod password;
 pub mod problem;
+mod refresh;
+mod register;
 mod session;
 pub mod views;
 pub mod waiting;
@@ -126,8 +131,11 @@ pub fn routes(cfg: &mut web::ServiceConfig, door: &Door, dev_idp: Option<&DevIdp
                 .route(read().to(login::start))
                 .route(web::post().to(password::person)),
         )
-        .service(at("/register", "GET, HEAD, POST").route(read().to(closed)).route(web::post().to(closed)))
-        .service(at("/refresh", "POST").route(web::post().to(closed)))
+        .service(
+            at("/register", "GET, HEAD, POST")
+                .route(read().to(register::show))
+                .route(web::post().to(register::register)),
+        )
         .service(
             at("/callback/{provider}", "GET, HEAD, POST")
                 .route(read().to(login::finish_get))
@@ -136,9 +144,12 @@ pub fn routes(cfg: &mut web::ServiceConfig, door: &Door, dev_idp: Option<&DevIdp
         .service(
             at("/logout", "GET, HEAD, POST")
                 .route(read().to(pages::sign_out))
+                .route(web::post().guard(wire::in_json()).to(api::leave))
                 .route(web::post().to(pages::leave)),
         )
+        .service(at("/events", "GET").route(web::get().to(events::stream)))
         .service(at("/signed-out", "GET, HEAD").route(read().to(pages::signed_out)))
+        .service(at("/clear-cookies", "GET, HEAD").route(read().to(pages::cleared)))
         .service(at("/me", "GET, HEAD").route(read().to(api::me)))
         .service(
             at("/sessions", "GET, HEAD, DELETE")
@@ -150,37 +161,51 @@ pub fn routes(cfg: &mut web::ServiceConfig, door: &Door, dev_idp: Option<&DevIdp
         .service(at("/account/sessions/end-others", "POST").route(web::post().to(pages::end_others)))
         .service(at("/account/sessions/end-all", "POST").route(web::post().to(pages::end_all)))
         .service(at("/account/sessions/{id}/end", "POST").route(web::post().to(pages::end_one)))
+        .service(
+            at("/admin/api/users/{id}/sessions", "GET, HEAD, DELETE")
+                .route(read().to(admin::sessions_of_user))
+                .route(web::delete().to(admin::end_sessions_of_user)),
+        )
+        .service(at("/admin/api/sessions/{id}", "DELETE").route(web::delete().to(admin::end_session)))
         .default_service(web::to(nothing));
-    // What anybody may keep needs no session, and must never carry a cookie.
     let programs = web::resource("/login")
         .guard(password::IsJson)
-        .wrap(from_fn(guard::programs))
+        .wrap(from_fn(guard::without_cookies))
         .wrap(cors::layer(&door.app))
         .route(web::post().to(password::program));
+    // What anybody may keep, and what a provider says, needs no session, and must never carry a cookie.
     let own = web::scope(&door.auth_prefix)
+        .service(at("/backchannel-logout/{provider}", "POST").route(web::post().to(backchannel::logout)))
+        .service(at("/frontchannel-logout/{provider}", "GET, HEAD").route(read().to(backchannel::frame)))
         .service(at("/static/{name}", "GET, HEAD").route(read().to(pages::look)))
         .service(programs)
+        .service(
+            at("/refresh", "POST")
+                .route(web::post().to(refresh::renew))
+                .wrap(from_fn(guard::without_cookies))
+                .wrap(cors::layer(&door.app)),
+        )
         .service(with_session);
     cfg.app_data(web::Data::new(door.clone())).service(own).default_service(web::to(behind::answer));
 }
 
 /// A place of ours, which says of itself what it takes when asked for anything else.
 fn at(path: &str, takes: &'static str) -> Resource {
-    web::resource(path).default_service(web::to(move || async move {
-        let mut response = Problem::of(&Error::MethodNotAllowed).response();
-        response.headers_mut().insert(ALLOW, HeaderValue::from_static(takes));
-        response
-    }))
+    web::resource(path).default_service(web::to(move || async move { other_method(takes) }))
+}
+
+/// 405 with the methods that this place takes (RFC 9110 15.5.6).
+fn other_method(takes: &str) -> HttpResponse {
+    let mut response = Problem::of(&Error::MethodNotAllowed).response();
+    if let Ok(takes) = HeaderValue::from_str(takes) {
+        response.headers_mut().insert(ALLOW, takes);
+    }
+    response
 }
 
 /// HEAD is GET without the body (RFC 9110 9.3.2).
 fn read() -> Route {
     web::route().guard(Any(Get()).or(Head()))
-}
-
-/// Registration and token refresh by API clients: this door says that it does not offer them (security.md PW-01).
-async fn closed() -> Result<HttpResponse, Refused> {
-    Err(Refused(Error::NotOffered))
 }
 
 async fn nothing() -> Result<HttpResponse, Refused> {

@@ -1,12 +1,14 @@
 //! The operations listener: health, readiness, metrics, and the description of the API. Not for the public.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use actix_web::{HttpResponse, web};
 use serde_json::json;
 
 use crate::app::App;
-use crate::telemetry::CONTENT_TYPE;
+use crate::telemetry::{CONTENT_TYPE, Metrics};
 
 /// A probe that hangs is a probe that failed; orchestrators wait a second or so.
 const PROBE: Duration = Duration::from_secs(2);
@@ -15,10 +17,21 @@ const PROBE: Duration = Duration::from_secs(2);
 pub const OPENAPI: &str = include_str!("../../docs/openapi.json");
 
 /// The house, once it is furnished; before that the process is alive and not ready.
-pub type MaybeApp = std::sync::Arc<arc_swap::ArcSwapOption<App>>;
+pub type MaybeApp = Arc<arc_swap::ArcSwapOption<App>>;
 
-pub fn routes(cfg: &mut web::ServiceConfig) {
-    cfg.route("/healthz", web::get().to(health))
+/// What the operations listener tells of.
+#[derive(Clone, Default)]
+pub struct Operations {
+    pub app: MaybeApp,
+    /// Set as soon as a stop is asked for: whoever spreads the load must send nobody any more, while the last visitors are served.
+    pub stopping: Arc<AtomicBool>,
+    /// Older than the house.
+    pub metrics: Metrics,
+}
+
+pub fn routes(cfg: &mut web::ServiceConfig, operations: &Operations) {
+    cfg.app_data(web::Data::new(operations.clone()))
+        .route("/healthz", web::get().to(health))
         .route("/readyz", web::get().to(ready))
         .route("/metrics", web::get().to(metrics))
         .route("/openapi.json", web::get().to(openapi));
@@ -30,8 +43,11 @@ async fn health() -> HttpResponse {
 
 /// Ready when the database answers and at least one provider has answered since the start. A provider that goes down later does not take
 /// the node out: who is signed in works on.
-async fn ready(app: web::Data<MaybeApp>) -> HttpResponse {
-    let Some(app) = app.load_full() else {
+async fn ready(house: web::Data<Operations>) -> HttpResponse {
+    if house.stopping.load(Ordering::Relaxed) {
+        return HttpResponse::ServiceUnavailable().json(json!({ "status": "stopping" }));
+    }
+    let Some(app) = house.app.load_full() else {
         return HttpResponse::ServiceUnavailable()
             .json(json!({ "status": "not_ready", "database": "unavailable", "providers": {} }));
     };
@@ -51,18 +67,20 @@ async fn ready(app: web::Data<MaybeApp>) -> HttpResponse {
     if ready { HttpResponse::Ok().json(body) } else { HttpResponse::ServiceUnavailable().json(body) }
 }
 
-async fn metrics(app: web::Data<MaybeApp>) -> HttpResponse {
-    let app = app.load_full();
-    // Asked when somebody looks: the way to a provider changes without a visitor, too.
-    if let Some(app) = &app {
+/// Answers while the database is away too: that is when somebody looks.
+async fn metrics(house: web::Data<Operations>) -> HttpResponse {
+    if let Some(app) = house.app.load_full() {
+        let (idle, busy) = app.store.connections();
+        house.metrics.database_connections(idle, busy);
+        house.metrics.notices_healthy(app.store.is_channel_healthy());
+        house.metrics.event_streams(app.live.count());
         for provider in app.setup().providers() {
-            app.metrics.provider_circuit(&provider.config().id, provider.is_cut_off());
+            house.metrics.provider_circuit(&provider.config().id, provider.is_cut_off());
         }
     }
-    match app.map(|app| app.metrics.encode()) {
-        Some(Ok(text)) => HttpResponse::Ok().content_type(CONTENT_TYPE).body(text),
-        Some(Err(_)) => HttpResponse::InternalServerError().finish(),
-        None => HttpResponse::ServiceUnavailable().finish(),
+    match house.metrics.encode() {
+        Ok(text) => HttpResponse::Ok().content_type(CONTENT_TYPE).body(text),
+        Err(_) => HttpResponse::InternalServerError().finish(),
     }
 }
 

@@ -29,6 +29,8 @@ const HEAD_MAX: usize = 16 * 1024;
 const ADDRESS_MAX: usize = 8 * 1024;
 /// The largest body that a place of ours takes; one that announces more is refused unread.
 const BODY_MAX: u64 = 64 * 1024;
+/// The way out for whoever holds more cookies than fit; a visitor with a normal head is only sent to the front page.
+pub const CLEAR_COOKIES: &str = "/clear-cookies";
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// Which house answers a path; it decides who writes the headers.
@@ -176,7 +178,9 @@ fn check(door: &Door, seen: &Seen, request: &ServiceRequest) -> Option<Result<Ht
     }
     let head: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
     if head > HEAD_MAX {
-        return Some(Err(Error::HeadTooLarge));
+        let wants_out = seen.path.strip_prefix(door.auth_prefix.as_str()) == Some(CLEAR_COOKIES);
+        let may = wants_out && matches!(seen.method, Method::GET | Method::HEAD) && is_own_wish(headers);
+        return Some(if may { Ok(without_cookies(door, headers)) } else { Err(Error::HeadTooLarge) });
     }
     if seen.method == Method::TRACE || seen.method == Method::CONNECT {
         return Some(Err(Error::MethodNotAllowed));
@@ -190,6 +194,22 @@ fn check(door: &Door, seen: &Seen, request: &ServiceRequest) -> Option<Result<Ht
     }
     // The development issuer guards itself: it must be reachable by every loopback name.
     if seen.class == Class::DevIdp { None } else { check_host(door, seen, request) }
+}
+
+/// Another site must not sign anybody out by a link.
+fn is_own_wish(headers: &HeaderMap) -> bool {
+    headers.get("sec-fetch-site").is_none_or(|site| site == "same-origin" || site == "none")
+}
+
+/// Forgets every cookie of this site. A neighbour on a sibling domain that planted them is out of reach by name, so the browser is asked to
+/// clear them all (W3C Clear Site Data); for older ones those that we can name expire.
+fn without_cookies(door: &Door, headers: &HeaderMap) -> HttpResponse {
+    let mut response = see_other("/");
+    response.insert_header(("clear-site-data", "\"cookies\""));
+    for gone in door.cookies.none_of(headers) {
+        response.append_header((header::SET_COOKIE, gone.to_string()));
+    }
+    response.finish()
 }
 
 fn check_host(door: &Door, seen: &Seen, request: &ServiceRequest) -> Option<Result<HttpResponse, Error>> {
@@ -221,17 +241,19 @@ fn check_host(door: &Door, seen: &Seen, request: &ServiceRequest) -> Option<Resu
     Some(Err(Error::WrongHost))
 }
 
-/// Marks an error answer that is a finished page of ours, such as a form with its faults.
-pub struct Dressed;
+/// Marks an answer that is whole although its status is an error's: a form shown again, with what is wrong beside its fields.
+pub struct Whole;
 
 /// The problem that an answer stands for: one of ours, or an error that a library made on one of our own paths.
 fn problem_in(seen: &Seen, response: &HttpResponse<BoxBody>) -> Option<Problem> {
     if let Some(problem) = response.extensions().get::<Problem>() {
         return Some(problem.clone());
     }
+    if response.extensions().get::<Whole>().is_some() {
+        return None;
+    }
     let status = response.status();
-    let is_dressed = response.extensions().get::<Dressed>().is_some();
-    (seen.class == Class::Own && !is_dressed && (status.is_client_error() || status.is_server_error()))
+    (seen.class == Class::Own && (status.is_client_error() || status.is_server_error()))
         .then(|| Problem::of_status(status.as_u16()))
 }
 
@@ -287,6 +309,9 @@ fn finish_headers(door: &Door, seen: &Seen, headers: &mut HeaderMap) {
     if headers.contains_key(header::SET_COOKIE) {
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     }
+    // A page that names who may frame it says so in the newer header alone.
+    let may_be_framed = seen.class == Class::Own
+        && headers.get(header::CONTENT_SECURITY_POLICY).is_some_and(super::backchannel::is_for_frames);
     let mut set = |name: HeaderName, value: &str| {
         if let (false, Ok(value)) = (headers.contains_key(&name), HeaderValue::from_str(value)) {
             headers.insert(name, value);
@@ -296,7 +321,9 @@ fn finish_headers(door: &Door, seen: &Seen, headers: &mut HeaderMap) {
     set(header::X_CONTENT_TYPE_OPTIONS, "nosniff");
     set(header::REFERRER_POLICY, "no-referrer");
     set(header::CACHE_CONTROL, "no-store");
-    set(header::X_FRAME_OPTIONS, "DENY");
+    if !may_be_framed {
+        set(header::X_FRAME_OPTIONS, "DENY");
+    }
     set(HeaderName::from_static("cross-origin-opener-policy"), "same-origin");
     if seen.class != Class::DevIdp {
         set(header::CONTENT_SECURITY_POLICY, &door.content_policy());

@@ -7,6 +7,7 @@ use actix_web::http::header::{CACHE_CONTROL, REFERRER_POLICY};
 use actix_web::{HttpRequest, HttpResponse, web};
 
 use super::login::see_other;
+use super::outer::CLEAR_COOKIES;
 use super::problem::{Problem, Refused};
 use super::session::{MaybeGuest, SignedIn};
 use super::views::{self, Template};
@@ -14,7 +15,7 @@ use super::{Door, visitor, wire};
 use crate::domain::{ReturnTo, Session};
 use crate::error::Error;
 use crate::flows::session::{Extent, Guest};
-use crate::flows::{logout, session};
+use crate::flows::{logout, register, session};
 
 type Answer = Result<HttpResponse, Refused>;
 
@@ -22,7 +23,7 @@ type Answer = Result<HttpResponse, Refused>;
 const FORGET_PAGES: (&str, &str) = ("clear-site-data", "\"cache\"");
 
 /// A page. It may name itself to our own forms as their origin, which `no-referrer` would hide from browsers without `Sec-Fetch-Site`.
-fn page(template: &impl Template) -> Answer {
+pub fn page(template: &impl Template) -> Answer {
     let html = template.render().map_err(|e| Refused(Error::Internal(e.to_string())))?;
     Ok(HttpResponse::Ok()
         .content_type("text/html; charset=utf-8")
@@ -49,6 +50,10 @@ pub fn problem(chrome: views::Chrome, problem: &Problem, request_id: &str) -> Op
             Some(("Use another account", format!("{}/login?prompt=select_account", chrome.auth_prefix)))
         }
         "no_route" | "not_found" | "not_allowed" => Some(("To the front page", "/".to_owned())),
+        // The only one of this code that its visitor cannot mend by sending less.
+        "too_large" if problem.status == 431 => {
+            Some(("Clear this site's cookies", format!("{}{CLEAR_COOKIES}", chrome.auth_prefix)))
+        }
         "csrf" => Some(("To your account", format!("{}/account", chrome.auth_prefix))),
         _ => None,
     };
@@ -89,8 +94,8 @@ pub fn choose(door: &Door, query: &str, typed: Option<&Typed<'_>>) -> Answer {
     });
     let first = |wanted: &str| pairs.iter().find(|(name, _)| name == wanted).map(|(_, value)| value.as_ref());
     let with_form = setup.config.providers.iter().filter(|provider| provider.password_form);
-    let offered: Vec<views::Offer> = with_form
-        .map(|provider| views::Offer {
+    let offered: Vec<views::Place> = with_form
+        .map(|provider| views::Place {
             id: provider.id.clone(),
             label: provider.label.clone(),
             chosen: typed.is_some_and(|typed| typed.provider == provider.id),
@@ -106,11 +111,14 @@ pub fn choose(door: &Door, query: &str, typed: Option<&Typed<'_>>) -> Answer {
             .map(|to| to.as_str().to_owned()),
         said: typed.map(|typed| typed.said.clone()).unwrap_or_default(),
     });
+    let register_href =
+        (!register::offered(&setup).is_empty()).then(|| super::register::href(door, first("return_to")));
     page(&views::ChooseProvider {
         chrome: chrome(door, None),
         providers: choices.collect(),
         notice: None,
         form,
+        register_href,
     })
 }
 
@@ -148,14 +156,24 @@ pub async fn leave(
     form: Option<web::Form<ReturnQuery>>,
 ) -> Answer {
     let return_to = form.and_then(|form| form.checked(&door));
-    let key = super::session::key(&cookie);
-    let left = logout::leave(&door.app, key.as_ref(), return_to, &visitor(&request)).await?;
+    leave_to(&request, &door, &cookie, return_to).await
+}
+
+/// Signs this browser out, whatever form the wish came in.
+pub async fn leave_to(
+    request: &HttpRequest,
+    door: &Door,
+    cookie: &Cookie,
+    return_to: Option<ReturnTo>,
+) -> Answer {
+    let key = super::session::key(cookie);
+    let left = logout::leave(&door.app, key.as_ref(), return_to, &visitor(request)).await?;
     cookie.purge();
     let next = left.provider_url.map_or_else(
-        || signed_out_at(&door, left.left_open.as_deref(), left.return_to.as_ref()),
+        || signed_out_at(door, left.left_open.as_deref(), left.return_to.as_ref()),
         String::from,
     );
-    if super::login::accepts_json(&request) {
+    if super::login::accepts_json(request) {
         let body = serde_json::json!({ "message": "Signed out.", "redirectTo": next });
         return Ok(HttpResponse::Ok().insert_header(FORGET_PAGES).json(body));
     }
@@ -182,6 +200,11 @@ pub struct SignedOutQuery {
     /// The provider that could not be told.
     left_open: Option<String>,
     return_to: Option<String>,
+}
+
+/// `GET /auth/clear-cookies` of a visitor whose cookies fit: there is nothing to clear. The outer layer answers those whose do not.
+pub async fn cleared() -> HttpResponse {
+    see_other("/").finish()
 }
 
 /// `GET /auth/signed-out`: the one post-logout address; sends on to a checked `return_to` at once when the provider was told.

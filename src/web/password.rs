@@ -13,7 +13,7 @@ use serde::{Deserialize, Deserializer};
 use serde_json::json;
 
 use super::login::{Caller, signed_in};
-use super::outer::{self, Dressed};
+use super::outer::{self, Whole};
 use super::pages::{self, Typed};
 use super::problem::{Problem, Refused};
 use super::session::{self, MaybeGuest};
@@ -188,6 +188,6 @@ fn shown_again(request: &HttpRequest, door: &Door, form: &Form<'_>, error: Error
     if let Some(seconds) = problem.retry_after_s {
         response.headers_mut().insert(RETRY_AFTER, seconds.into());
     }
-    response.extensions_mut().insert(Dressed);
+    response.extensions_mut().insert(Whole);
     Ok(response)
 }

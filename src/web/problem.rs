@@ -232,7 +232,7 @@ impl Problem {
                 "The sign-in service does not answer",
                 "It is down or slow at the moment. Who is signed in stays signed in; try again shortly.",
             ),
-            Error::DatabaseDown(_) => of(
+            Error::DatabaseDown(_) | Error::Interrupted(_) => of(
                 503,
                 "database_unavailable",
                 "This door is closed for a moment",
@@ -307,6 +307,7 @@ impl ResponseError for Refused {
         match &self.0 {
             Error::Internal(_) => tracing::error!(error = %self.0, "request failed"),
             Error::DatabaseDown(_)
+            | Error::Interrupted(_)
             | Error::ProviderDown(_)
             | Error::ProviderRefused(_)
             | Error::UpstreamDown(_) => {

@@ -25,6 +25,8 @@ use crate::flows::{Visitor, session};
 
 const GUEST: &str = "guest";
 const KEY: &str = "key";
+/// Why a living session has no guest: its provider must be asked first, and does not answer.
+const UNPROVEN: &str = "unproven";
 
 /// Our rows, as actix-session wants to see them.
 pub struct Rows(pub Arc<App>);
@@ -32,11 +34,20 @@ pub struct Rows(pub Arc<App>);
 impl SessionStore for Rows {
     async fn load(&self, key: &StoredKey) -> Result<Option<HashMap<String, String>>, LoadError> {
         let Some(key) = SessionKey::parse(key.as_ref()) else { return Ok(None) };
-        let found =
-            session::find(&self.0, &key).await.map_err(|e| LoadError::Other(anyhow::Error::new(e)))?;
-        let Some(guest) = found else { return Ok(None) };
         let text =
             |value: serde_json::Result<String>| value.map_err(|e| LoadError::Other(anyhow::Error::new(e)));
+        let guest = match session::find(&self.0, &key).await {
+            Ok(Some(guest)) => guest,
+            Ok(None) => return Ok(None),
+            // The session is there and can be left; who is behind it is not known now.
+            Err(Error::ProviderDown(why)) => {
+                return Ok(Some(HashMap::from([
+                    (UNPROVEN.to_owned(), text(serde_json::to_string(&why))?),
+                    (KEY.to_owned(), text(serde_json::to_string(key.expose()))?),
+                ])));
+            }
+            Err(error) => return Err(LoadError::Other(anyhow::Error::new(error))),
+        };
         Ok(Some(HashMap::from([
             (GUEST.to_owned(), text(serde_json::to_string(&guest))?),
             (KEY.to_owned(), text(serde_json::to_string(key.expose()))?),
@@ -127,7 +138,12 @@ impl FromRequest for SignedIn {
     type Future = Ready<Result<Self, Refused>>;
 
     fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
-        let guest = request.get_session().get(GUEST).ok().flatten();
-        ready(guest.map(Self).ok_or(Refused(Error::NotSignedIn)))
+        let cookie = request.get_session();
+        let guest = cookie.get(GUEST).ok().flatten();
+        let why = || match cookie.get(UNPROVEN) {
+            Ok(Some(why)) => Error::ProviderDown(why),
+            _ => Error::NotSignedIn,
+        };
+        ready(guest.map(Self).ok_or_else(|| Refused(why())))
     }
 }

@@ -66,13 +66,15 @@ pub struct ChooseProvider {
     pub notice: Option<String>,
     /// Name and password, where a provider offers that.
     pub form: Option<PasswordForm>,
+    /// Where an account is created, if that is offered.
+    pub register_href: Option<String>,
 }
 
 /// The form for name and password.
 #[derive(Debug)]
 pub struct PasswordForm {
     /// Whose password it may be; at least one.
-    pub providers: Vec<Offer>,
+    pub providers: Vec<Place>,
     /// As it was typed before.
     pub username: String,
     /// A checked return path.
@@ -81,12 +83,59 @@ pub struct PasswordForm {
     pub said: Vec<String>,
 }
 
+/// `GET /auth/register`, and its form again when something in it has to be mended.
+#[derive(Debug, Template)]
+#[template(path = "register.html")]
+pub struct Register {
+    pub chrome: Chrome,
+    /// Shown when there is a choice.
+    pub providers: Vec<Place>,
+    pub provider_fault: Option<String>,
+    pub fields: Vec<Field>,
+    /// What is wrong with the whole, as a sentence.
+    pub notice: Option<String>,
+    /// A checked return path, posted on.
+    pub return_to: Option<String>,
+    pub sign_in_href: String,
+}
+
 /// One provider in a list.
-#[derive(Debug)]
-pub struct Offer {
+#[derive(Debug, Clone)]
+pub struct Place {
     pub id: String,
     pub label: String,
     pub chosen: bool,
+}
+
+/// One field of a form.
+#[derive(Debug, Clone)]
+pub struct Field {
+    pub name: &'static str,
+    pub label: &'static str,
+    /// The input's type.
+    pub kind: &'static str,
+    pub autocomplete: &'static str,
+    /// As it was typed; never a password.
+    pub value: String,
+    pub hint: Option<&'static str>,
+    pub fault: Option<String>,
+    pub required: bool,
+    pub longest: u16,
+    pub focused: bool,
+}
+
+impl Field {
+    fn is_described(&self) -> bool {
+        self.fault.is_some() || self.hint.is_some()
+    }
+}
+
+/// The one page after a registration that must not tell whether it created anybody.
+#[derive(Debug, Template)]
+#[template(path = "registered.html")]
+pub struct Accepted {
+    pub chrome: Chrome,
+    pub sign_in_href: String,
 }
 
 /// One way in.

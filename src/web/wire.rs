@@ -1,15 +1,29 @@
-//! The JSON shapes of users and sessions: an allow-list of fields, camelCase, times in RFC 3339 with milliseconds.
+//! The JSON shapes of users and sessions: an allow-list of fields, camelCase, times in RFC 3339 with milliseconds. And the one reader of JSON.
 
+use actix_web::guard::{Guard, fn_guard};
+use actix_web::http::header::CONTENT_TYPE;
+use actix_web::{HttpMessage as _, HttpRequest};
 use secrecy::{ExposeSecret as _, SecretString};
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use time::OffsetDateTime;
 use time::format_description::BorrowedFormatItem;
 use time::macros::format_description;
 
 use crate::domain::{Session, Tokens, User};
+use crate::error::Error;
 
 const MOMENT: &[BorrowedFormatItem<'static>] =
     format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]Z");
+
+/// A request whose body calls itself JSON.
+pub fn in_json() -> impl Guard {
+    fn_guard(|asked| {
+        let kind = asked.head().headers().get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
+        let essence = kind.unwrap_or_default().split(';').next().unwrap_or_default().trim();
+        essence.eq_ignore_ascii_case("application/json")
+    })
+}
 
 /// A moment for programs.
 pub fn time(ms: i64) -> String {
@@ -72,6 +86,16 @@ pub fn tokens(tokens: &Tokens, now_ms: i64) -> Value {
         "expires_in": left(tokens.access_expires_at_ms),
         "refresh_expires_in": left(tokens.refresh_expires_at_ms),
         "scope": tokens.scope,
+    })
+}
+
+/// A body that calls itself JSON and is this. A form, which any site can make a browser send, is refused (product rule on CSRF).
+pub fn read_json<T: DeserializeOwned>(request: &HttpRequest, body: &[u8]) -> Result<T, Error> {
+    if !request.content_type().eq_ignore_ascii_case("application/json") {
+        return Err(Error::InvalidRequest("Send JSON, with Content-Type: application/json."));
+    }
+    serde_json::from_slice(body).map_err(|_| {
+        Error::InvalidRequest("The JSON is malformed, or a member is missing or of another type.")
     })
 }
 

@@ -136,6 +136,12 @@ impl Browser {
         browser
     }
 
+    /// The same person and jar, whose requests to the public origin arrive at `address`: another replica behind the same name.
+    #[must_use]
+    pub fn by_way_of(&self, address: SocketAddr) -> Self {
+        Self { wire: Some(format!("http://{address}")), ..self.clone() }
+    }
+
     /// The clock that cookies expire by, unix milliseconds.
     pub fn set_now(&self, now: NowMs) {
         *self.now.lock().unwrap() = now;

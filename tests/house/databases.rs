@@ -105,7 +105,7 @@ impl Database {
         }
         let mut conn = PgConnection::connect(&self.url).await.expect("a connection");
         let mut dump = Vec::new();
-        for table in ["users", "sessions", "used_attempts", "own_keys", "audit_log"] {
+        for table in ["users", "sessions", "used_attempts", "own_keys", "audit_log", "registrations"] {
             let sql = format!("SELECT CAST(t AS TEXT) FROM {table} t");
             let rows: Vec<(String,)> =
                 sqlx::query_as(AssertSqlSafe(sql)).fetch_all(&mut conn).await.expect("the rows");

@@ -3,9 +3,13 @@
 pub mod browser;
 pub mod corpus;
 pub mod databases;
+pub mod fleet;
 pub mod form;
 pub mod home;
+pub mod invariants;
 pub mod jar;
 pub mod op;
 pub mod process;
 pub mod servers;
+pub mod tab;
+pub mod wire;

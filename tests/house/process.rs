@@ -314,6 +314,11 @@ impl Process {
         signal(self.child.id(), name);
     }
 
+    /// Its process id, for what the system tells of it.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Whether it still runs.
     pub fn is_alive(&mut self) -> bool {
         self.child.try_wait().expect("a child").is_none()

@@ -4,11 +4,13 @@ use std::collections::BTreeMap;
 
 use doorward::crypto::{KeyRing, OpenError};
 use doorward::store::rotate::{self, Progress};
-use doorward::store::sessions::{self as rows, Renewal};
+use doorward::store::sessions::refresh::{self, Fresh};
+use doorward::store::sessions::{self as rows};
 use doorward::store::{Store, StoreError, own_keys};
 use secrecy::ExposeSecret as _;
 use zeroize::Zeroizing;
 
+use super::refresh::bid;
 use super::{NOW, RANDOM, master, ring, session, tokens, user_with_sessions, write};
 use crate::house::databases::on_each_database;
 
@@ -161,8 +163,10 @@ on_each_database! {
             for round in 1..=5_i64 {
                 for n in 0..10 {
                     let (id, tokens) = (format!("s{n:02}"), tokens(&format!("s{n:02}-{round}")));
-                    let renewal = Renewal { session_id: &id, generation: round, tokens: &tokens };
-                    let saved = write(&there, async |w| rows::save_tokens(w, &renewal, &behind, NOW).await).await;
+                    let claimed = write(&there, async |w| refresh::claim(w, bid(&id, round, "here")).await).await;
+                    assert!(claimed.is_some(), "rotation does not compete for the generation");
+                    let fresh = Fresh { session_id: &id, owner: "here", tokens: &tokens, previous_hash: None, proves: None };
+                    let saved = write(&there, async |w| refresh::save(w, &fresh, &behind, NOW).await).await;
                     assert!(saved, "rotation does not compete for the generation");
                 }
             }

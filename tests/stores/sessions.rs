@@ -3,10 +3,12 @@
 use base64::Engine as _;
 use doorward::crypto::OpenError;
 use doorward::domain::{Session, Tokens};
-use doorward::store::sessions::{self as rows, Renewal};
+use doorward::store::sessions::refresh::{self, Fresh};
+use doorward::store::sessions::{self as rows};
 use doorward::store::{Store, StoreError};
 use secrecy::ExposeSecret;
 
+use super::refresh::bid;
 use super::{HOUR, NOW, ring, session, tokens, user_with_sessions, write};
 use crate::house::databases::on_each_database;
 
@@ -44,6 +46,7 @@ on_each_database! {
         let store = db.open().await;
         user_with_sessions(&store, "ada", &[]).await;
         let mut new = session("s1", "ada");
+        new.session.renewal.has_token = false;
         new.session = Session {
             kind: doorward::domain::SessionKind::Api,
             provider_session_id: None,
@@ -124,7 +127,7 @@ on_each_database! {
     async fn se_06_an_ended_session_stays_ended_and_its_tokens_are_gone(db: Database) {
         let store = db.open().await;
         let made = user_with_sessions(&store, "ada", &["s1", "s2"]).await;
-        let before = sealed(&store, "s1").await.unwrap();
+        let before = write(&store, async |w| refresh::claim(w, bid("s1", 1, "o1")).await).await.unwrap();
         assert!(write(&store, async |w| rows::end(w, "s1", NOW + 5).await).await);
         assert!(!write(&store, async |w| rows::end(w, "s1", NOW + 6).await).await);
         assert!(!write(&store, async |w| rows::end(w, "none", NOW + 6).await).await);
@@ -139,10 +142,10 @@ on_each_database! {
         assert!(!session.is_alive(NOW + 6, HOUR));
         // Neither a late touch nor a late refresh brings it back.
         assert!(!write(&store, async |w| rows::touch(w, "s1", NOW + 9).await).await);
-        let late = Renewal { session_id: "s1", generation: before.generation, tokens: &tokens("late") };
-        assert!(!write(&store, async |w| rows::save_tokens(w, &late, &ring("k1", &["k1"]), NOW + 9).await).await);
-        let late = Renewal { generation: 2, ..late };
-        assert!(!write(&store, async |w| rows::save_tokens(w, &late, &ring("k1", &["k1"]), NOW + 9).await).await);
+        let late = tokens("late");
+        let late = Fresh { session_id: "s1", owner: &before.owner, tokens: &late, previous_hash: None, proves: None };
+        assert!(!write(&store, async |w| refresh::save(w, &late, &ring("k1", &["k1"]), NOW + 9).await).await);
+        assert!(write(&store, async |w| refresh::claim(w, bid("s1", 2, "o2")).await).await.is_none());
         assert_eq!(find(&store, "s1").await, ended);
     }
 
@@ -155,23 +158,6 @@ on_each_database! {
         let touched = find(&store, "s1").await;
         assert_eq!((touched.last_active_at_ms, touched.expires_at_ms), (NOW + 5, NOW + 24 * HOUR));
         assert_eq!(touched.generation, 1);
-    }
-
-    async fn of_two_refreshes_of_one_generation_one_is_saved(db: Database) {
-        let (here, there) = (db.open().await, db.open().await);
-        user_with_sessions(&here, "ada", &["s1"]).await;
-        let generation = sealed(&here, "s1").await.unwrap().generation;
-        let save = async |store: &Store, mark: &str| {
-            let tokens = tokens(mark);
-            let renewal = Renewal { session_id: "s1", generation, tokens: &tokens };
-            write(store, async |w| rows::save_tokens(w, &renewal, &ring("k1", &["k1"]), NOW + 1).await).await
-        };
-        let (one, two) = tokio::join!(save(&here, "one"), save(&there, "two"));
-        assert!(one != two, "{one} {two}");
-        let stored = sealed(&here, "s1").await.unwrap();
-        assert_eq!(stored.generation, generation + 1);
-        let winner = if one { "access-one" } else { "access-two" };
-        assert_eq!(plain(&stored.open(&ring("k1", &["k1"])).unwrap())[0], Some(winner));
     }
 
     async fn the_living_sessions_of_a_user_are_listed_latest_use_first(db: Database) {

@@ -25,7 +25,7 @@ pub struct Verified {
 /// What the token is measured against.
 pub struct Expected<'e> {
     pub config: &'e config::Provider,
-    /// What was asked in the browser; without one nothing was, no nonce either.
+    /// The login that asked for it; `None` at a refresh, whose token has no nonce of its own.
     pub attempt: Option<&'e LoginAttempt>,
     pub now_ms: i64,
 }
@@ -68,11 +68,14 @@ pub fn check(
 }
 
 /// Not empty, not long, and without characters that a database or a log would choke on.
-fn is_short_text(text: &str) -> bool {
+pub(super) fn is_short_text(text: &str) -> bool {
     !text.is_empty() && text.len() <= SUBJECT_MAX && !text.chars().any(char::is_control)
 }
 
-fn check_issuer(claims: &Map<String, Value>, config: &config::Provider) -> Result<String, ProviderError> {
+pub(super) fn check_issuer(
+    claims: &Map<String, Value>,
+    config: &config::Provider,
+) -> Result<String, ProviderError> {
     let Some(issuer) = claims.get("iss").and_then(Value::as_str) else {
         return refuse("id_token_iss", "missing or not a string");
     };
@@ -116,7 +119,7 @@ fn check_audience(claims: &Map<String, Value>, config: &config::Provider) -> Res
 }
 
 /// A `NumericDate` in ms; anything but a sane number is a refusal, never "absent" (CVE-2026-25537).
-fn time_ms(claims: &Map<String, Value>, name: &'static str) -> Result<Option<i64>, ProviderError> {
+pub(super) fn time_ms(claims: &Map<String, Value>, name: &'static str) -> Result<Option<i64>, ProviderError> {
     const LIMIT: f64 = 9_007_199_254_740_992.0;
     let Some(value) = claims.get(name) else { return Ok(None) };
     match value.as_f64() {
@@ -185,7 +188,7 @@ fn check_acr(
     attempt: Option<&LoginAttempt>,
 ) -> Result<Option<String>, ProviderError> {
     let acr = claims.get("acr").and_then(Value::as_str).filter(|acr| is_short_text(acr)).map(str::to_owned);
-    let wanted = attempt.map_or(&[][..], |attempt| attempt.acr_values.as_slice());
+    let wanted = attempt.map_or(&[][..], |attempt| &attempt.acr_values);
     if wanted.is_empty() || acr.as_ref().is_some_and(|acr| wanted.contains(acr)) {
         return Ok(acr);
     }

@@ -5,7 +5,7 @@ use zeroize::Zeroizing;
 
 use crate::crypto::{KeyRing, OpenError, Place};
 use crate::domain::Tokens;
-use crate::store::{Db, StoreError, Writer};
+use crate::store::{Db, StoreError};
 
 pub(in crate::store) const TABLE: &str = "sessions";
 pub(in crate::store) const ACCESS: &str = "access_token";
@@ -26,7 +26,7 @@ pub struct SealedTokens {
     token_expires_at: Option<i64>,
     refresh_expires_at: Option<i64>,
     scope: Option<String>,
-    /// The session's generation when these tokens were read; [`save_tokens`] asks for it.
+    /// The session's generation when these tokens were read.
     pub generation: i64,
 }
 
@@ -86,36 +86,4 @@ pub async fn tokens(db: &mut impl Db, session_id: &str) -> Result<Option<SealedT
         "SELECT id, access_token, refresh_token, id_token, token_expires_at, refresh_expires_at, scope, \
          generation FROM sessions WHERE id = $1 AND revoked_at IS NULL",
         session_id)
-}
-
-/// What a refresh is about to write.
-#[derive(Debug)]
-pub struct Renewal<'a> {
-    pub session_id: &'a str,
-    /// The generation that the refreshed tokens were read with.
-    pub generation: i64,
-    /// All tokens: one that the provider did not send again is the old one (RT-03).
-    pub tokens: &'a Tokens,
-}
-
-/// Replaces a session's tokens, if nobody changed or ended it since they
-/// were read (SE-06, RT-02). `false` otherwise.
-///
-/// # Errors
-/// The database's.
-pub async fn save_tokens(
-    w: &mut Writer,
-    renewal: &Renewal<'_>,
-    ring: &KeyRing,
-    now_ms: i64,
-) -> Result<bool, StoreError> {
-    let sealed = SealedTokens::seal(renewal.session_id, renewal.tokens, ring);
-    let rows = sql!(execute in w,
-        "UPDATE sessions SET access_token = $3, refresh_token = $4, id_token = $5, token_expires_at = $6, \
-         refresh_expires_at = $7, scope = $8, generation = generation + 1, changed_at = $9 \
-         WHERE id = $1 AND generation = $2 AND revoked_at IS NULL",
-        renewal.session_id, renewal.generation, sealed.access.as_deref(), sealed.refresh.as_deref(),
-        sealed.id.as_deref(), sealed.token_expires_at, sealed.refresh_expires_at,
-        sealed.scope.as_deref(), now_ms)?;
-    Ok(rows == 1)
 }

@@ -2,7 +2,7 @@
 
 use super::{UserRow, user_columns};
 use crate::domain::{Change, Profile, Status, User, usertag};
-use crate::store::{StoreError, Writer, sessions};
+use crate::store::{Note, StoreError, Writer, sessions};
 
 /// Tries against replicas that create or move the same row at the same
 /// moment; each lost race is settled by the next look.
@@ -99,6 +99,7 @@ pub async fn bury(w: &mut Writer, change: &Change, now_ms: i64) -> Result<Applie
         sql!(execute in w,
             "UPDATE users SET deleted_at = $2, is_active = $3, updated_at = $2 WHERE id = $1",
             &user.id, now_ms, false)?;
+        w.note(Note::User(user.id.clone()));
         ended_sessions.extend(sessions::end_of_user(w, &user.id, None, now_ms).await?);
     }
     Ok(Applied { user, outcome: Outcome::Tombstone, moved_issuer, email_shared: false, ended_sessions })
@@ -142,6 +143,7 @@ async fn locate(w: &mut Writer, change: &Change) -> Result<Option<(User, bool)>,
             sql!(execute in w,
                 "UPDATE sessions SET issuer = $2 WHERE user_id = $1 AND issuer = $3",
                 &user.id, &change.issuer, former)?;
+            w.note(Note::User(user.id.clone()));
             user.issuer.clone_from(&change.issuer);
             return Ok(Some((user, true)));
         }
@@ -239,8 +241,14 @@ async fn renew(
         user.last_login_at_ms = user.last_login_at_ms.max(Some(now_ms));
         user.login_count = user.login_count.saturating_add(1);
     }
-    if user != old {
+    if outcome == Outcome::Updated {
         save(w, &user).await?;
+    } else if user != old {
+        save_visit(w, &user).await?;
+    }
+    // A login that only counts itself is no news to other tabs.
+    if outcome == Outcome::Updated {
+        w.note(Note::User(user.id.clone()));
     }
     let mut applied = untouched(user, outcome);
     if !applied.user.is_active {
@@ -293,6 +301,15 @@ async fn save(w: &mut Writer, user: &User) -> Result<(), StoreError> {
         profile.nickname.as_deref(), profile.picture_url.as_deref(), profile.locale.as_deref(),
         profile.tenant_id.as_deref(), &roles, &groups, user.is_active, user.updated_at_ms,
         user.last_login_at_ms, user.login_count, user.provider_updated_at_ms, user.synced_at_ms)?;
+    Ok(())
+}
+
+/// What changes about a person of whom there is no news. Naming the e-mail here would rewrite its index with what it holds.
+async fn save_visit(w: &mut Writer, user: &User) -> Result<(), StoreError> {
+    sql!(execute in w,
+        "UPDATE users SET last_login_at = $2, login_count = $3, provider_updated_at = $4, synced_at = $5 \
+         WHERE id = $1",
+        &user.id, user.last_login_at_ms, user.login_count, user.provider_updated_at_ms, user.synced_at_ms)?;
     Ok(())
 }
 

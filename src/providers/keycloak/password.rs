@@ -3,17 +3,17 @@
 use async_trait::async_trait;
 use secrecy::SecretString;
 
-use super::keycloak::Keycloak;
-use super::{PasswordLogin, ProviderError};
+use super::Keycloak;
 use crate::domain::{Denial, Grant};
+use crate::providers::{PasswordLogin, ProviderError};
 
 #[async_trait]
 impl PasswordLogin for Keycloak {
     async fn login(&self, username: &str, password: &SecretString) -> Result<Grant, ProviderError> {
-        match self.0.ask_with_password(username, password).await? {
+        match self.oidc.ask_with_password(username, password).await? {
             Ok(mut redeemed) => {
                 self.add_roles(&mut redeemed).await;
-                self.0.grant(redeemed)
+                self.oidc.grant(redeemed)
             }
             Err(refusal) => Err(match refusal.of_person() {
                 // Said after the password was found right: a required action, an unverified address, a temporary password.
@@ -21,7 +21,7 @@ impl PasswordLogin for Keycloak {
                 // Said before the password is looked at, so whoever asks must not hear it.
                 Some("Account disabled") => {
                     tracing::info!(
-                        provider = self.0.config().id,
+                        provider = self.oidc.config().id,
                         reason = "account_disabled",
                         "the provider has disabled the account; the answer is a wrong password's"
                     );

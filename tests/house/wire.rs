@@ -1,0 +1,119 @@
+//! A wire between the house and a neighbour that a test may cut at any message: it counts what goes through, holds the n-th, and
+//! lets it go on or swallows it once the house is dead.
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Notify, watch};
+
+/// What several wires count together.
+pub struct Counter {
+    /// Messages until the one that is held; below zero nothing is.
+    left: AtomicI64,
+    held: Notify,
+    /// What becomes of messages at the cut.
+    fate: watch::Sender<Fate>,
+    /// Where the last cut was, for a failure's words.
+    last: Mutex<String>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Fate {
+    Flowing,
+    Held,
+    /// What was held arrives, although its sender is dead.
+    Delivered,
+    /// What was held is lost.
+    Swallowed,
+}
+
+impl Counter {
+    pub fn new() -> Arc<Self> {
+        let fate = watch::Sender::new(Fate::Flowing);
+        Arc::new(Self { left: AtomicI64::new(-1), held: Notify::new(), fate, last: Mutex::default() })
+    }
+
+    /// Holds the `nth` message from now, 0 being the next one.
+    pub fn arm(&self, nth: i64) {
+        self.fate.send_replace(Fate::Flowing);
+        self.left.store(nth, Ordering::SeqCst);
+    }
+
+    /// Until a message is held.
+    pub async fn cut(&self) -> String {
+        let held = self.held.notified();
+        if *self.fate.borrow() != Fate::Held {
+            held.await;
+        }
+        self.last.lock().unwrap().clone()
+    }
+
+    /// Lets the held messages go on their way, or loses them; everything after flows again.
+    pub fn release(&self, deliver: bool) {
+        self.left.store(-1, Ordering::SeqCst);
+        self.fate.send_replace(if deliver { Fate::Delivered } else { Fate::Swallowed });
+    }
+
+    /// Whether this message may go on.
+    async fn passes(&self, what: &str) -> bool {
+        // Whatever became of earlier messages, these are new.
+        if *self.fate.borrow() != Fate::Held {
+            let before =
+                self.left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| (n >= 0).then_some(n - 1));
+            if before != Ok(0) {
+                return true;
+            }
+            what.clone_into(&mut self.last.lock().unwrap());
+            self.fate.send_replace(Fate::Held);
+            self.held.notify_waiters();
+        }
+        let mut fate = self.fate.subscribe();
+        let settled = fate.wait_for(|fate| *fate != Fate::Held).await.map(|fate| *fate);
+        !matches!(settled, Ok(Fate::Swallowed))
+    }
+}
+
+/// Listens on a free port and passes everything on to `to`.
+pub async fn lay(name: &'static str, to: SocketAddr, counter: &Arc<Counter>) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let counter = Arc::clone(counter);
+    tokio::spawn(async move {
+        while let Ok((near, _)) = listener.accept().await {
+            let counter = Arc::clone(&counter);
+            tokio::spawn(async move {
+                let Ok(far) = TcpStream::connect(to).await else { return };
+                let _ = (near.set_nodelay(true), far.set_nodelay(true));
+                let (near, far) = (near.into_split(), far.into_split());
+                let there = carry(near.0, far.1, format!("to {name}"), Arc::clone(&counter));
+                let back = carry(far.0, near.1, format!("from {name}"), counter);
+                tokio::join!(there, back);
+            });
+        }
+    });
+    address
+}
+
+async fn carry(
+    mut from: tokio::net::tcp::OwnedReadHalf,
+    mut to: tokio::net::tcp::OwnedWriteHalf,
+    what: String,
+    counter: Arc<Counter>,
+) {
+    let mut piece = vec![0; 64 * 1024];
+    loop {
+        let Ok(length @ 1..) = from.read(&mut piece).await else { break };
+        let start = piece.iter().take(length.min(60)).filter(|b| b.is_ascii_graphic() || **b == b' ');
+        let start: String = start.map(|b| char::from(*b)).collect();
+        if !counter.passes(&format!("{what}: {start}")).await || to.write_all(&piece[..length]).await.is_err()
+        {
+            break;
+        }
+    }
+    // A neighbour takes a moment to notice an end; the wire closes at once.
+    let _ = tokio::time::timeout(Duration::from_secs(1), to.shutdown()).await;
+}

@@ -1,0 +1,168 @@
+//! RG-02, RE-04: the process is killed at every message that a registration sends or gets, to Keycloak or to PostgreSQL, one after the other.
+//! Afterwards each person is there on both sides or on neither.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use reqwest::Method;
+use serde_json::json;
+use tokio::task::JoinSet;
+use url::Url;
+
+use crate::house::databases::Database;
+use crate::house::home::DEMO_ROUTES;
+use crate::house::invariants;
+use crate::house::process::{Home, Process, random_key};
+use crate::house::servers::http;
+use crate::house::servers::keycloak::{self, Realm, RealmSpec};
+use crate::house::wire::{self, Counter};
+use crate::register::{registering, wish};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+const UNFINISHED: &str =
+    "SELECT count(*) FROM registrations WHERE state IN ('pending', 'created', 'undoing')";
+/// Leases and pauses are over, and whoever was not found has not been found before.
+const LATER: &str =
+    "UPDATE registrations SET next_try_at = 0, absences = 1 WHERE state IN ('pending', 'created', 'undoing')";
+
+struct Scene {
+    realm: Realm,
+    database: Database,
+    home: Home,
+    counter: Arc<Counter>,
+}
+
+fn address_of(url: &str) -> SocketAddr {
+    let url = Url::parse(url).unwrap();
+    format!("127.0.0.1:{}", url.port_or_known_default().unwrap()).parse().unwrap()
+}
+
+impl Scene {
+    async fn set() -> Self {
+        let mut realm = keycloak::server().await.realm(RealmSpec::default()).await;
+        let database = Database::postgres().await;
+        let counter = Counter::new();
+        let to_keycloak = wire::lay("Keycloak", address_of(&realm.issuer), &counter).await;
+        let mut issuer = Url::parse(&realm.issuer).unwrap();
+        issuer.set_port(Some(to_keycloak.port())).unwrap();
+        realm.issuer = issuer.to_string();
+        let mut url = Url::parse(&database.url).unwrap();
+        let to_postgres = wire::lay("PostgreSQL", postgres_address(&url), &counter).await;
+        url.set_host(Some("127.0.0.1")).unwrap();
+        url.set_port(Some(to_postgres.port())).unwrap();
+        url.set_query(Some("sslmode=disable"));
+        let text = format!("{}\n{DEMO_ROUTES}", registering(&realm));
+        let home = Home::with_config(&text)
+            .env("DOORWARD__DATABASE__URL", url.as_str())
+            .env("DOORWARD__LIMITS__REGISTER", "off");
+        home.write_key("secrets/k1");
+        home.open().await.stop().await;
+        Self { realm, database, home, counter }
+    }
+
+    /// Starts the program once leases are over, and waits until it has settled what its predecessor left.
+    async fn recover(&self) -> Process {
+        self.database.execute(LATER).await;
+        let process = self.home.open().await;
+        let patience = Instant::now() + PATIENCE;
+        while self.database.number(UNFINISHED).await > 0 {
+            let rows = "SELECT state || ' ' || username || ' ' || attempts FROM registrations WHERE state IN ('pending', 'created', 'undoing')";
+            let left = self.database.texts(rows).await;
+            assert!(Instant::now() < patience, "{left:?}\n{}", process.log());
+            self.database.execute(LATER).await;
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        process
+    }
+
+    /// Everybody is there on both sides or on neither.
+    async fn is_whole(&self, at: &str) {
+        invariants::hold(&self.database).await;
+        let there = self.realm.admin(Method::GET, "/users?email=new.example&max=5000", None).await;
+        let there: BTreeSet<String> =
+            there.as_array().unwrap().iter().map(|user| user["id"].as_str().unwrap().to_owned()).collect();
+        let here = self.database.texts("SELECT subject FROM users").await.into_iter().collect();
+        assert_eq!(there, here, "Keycloak and the database differ after {at}");
+    }
+}
+
+fn postgres_address(url: &Url) -> SocketAddr {
+    format!("127.0.0.1:{}", url.port().unwrap_or(5432)).parse().unwrap()
+}
+
+async fn registers(url: String, name: String) -> Option<u16> {
+    let request = http()
+        .post(format!("{url}/auth/register"))
+        .header("content-type", "application/json")
+        .header("idempotency-key", &name)
+        .body(wish(&name).to_string());
+    request.send().await.ok().map(|answer| answer.status().as_u16())
+}
+
+#[tokio::test]
+async fn rg_02_killed_at_each_message_a_registration_is_whole_or_absent_and_the_key_still_answers() {
+    let scene = Scene::set().await;
+    let mut cuts = Vec::new();
+    let mut process = scene.recover().await;
+    for deliver in [true, false] {
+        for nth in 0.. {
+            let name = format!("p{}-{nth}", u8::from(deliver));
+            scene.counter.arm(nth);
+            let asked = tokio::spawn(registers(process.public_url.clone(), name.clone()));
+            let patience = tokio::time::timeout(PATIENCE, async {
+                tokio::select! {
+                    at = scene.counter.cut() => Some(at),
+                    answer = async { while !asked.is_finished() { tokio::time::sleep(Duration::from_millis(5)).await } } => { let () = answer; None }
+                }
+            });
+            let Some(at) = patience.await.expect("neither an answer nor a cut") else {
+                assert_eq!(asked.await.unwrap(), Some(201));
+                break;
+            };
+            process.kill();
+            scene.counter.release(deliver);
+            asked.abort();
+            process = scene.recover().await;
+            scene.is_whole(&format!("{name} at message {nth}, {at}")).await;
+            cuts.push(at);
+            // The client repeats itself and gets the one answer: 201, whichever side of the cut it was on.
+            let again = registers(process.public_url.clone(), name.clone()).await;
+            assert_eq!(again, Some(201), "{name} after a cut at message {nth}: {cuts:?}\n{}", process.log());
+        }
+    }
+    let of = |side: &str| cuts.iter().filter(|cut| cut.contains(side)).count();
+    assert!(of("to Keycloak") >= 2 && of("from Keycloak") >= 2 && of("to PostgreSQL") >= 6, "{cuts:?}");
+    assert!(cuts.iter().any(|cut| cut.contains("POST /admin/realms")), "{cuts:?}");
+    scene.is_whole("the end").await;
+}
+
+/// Random kills under load; `DOORWARD_TEST_LONG` makes them two hundred.
+#[tokio::test]
+async fn re_04_random_kills_under_load_leave_no_orphan_on_either_side() {
+    let long = std::env::var_os("DOORWARD_TEST_LONG").is_some();
+    let scene = Scene::set().await;
+    let (mut done, mut lost) = (0, 0);
+    for round in 0..if long { 200 } else { 4 } {
+        let mut process = scene.recover().await;
+        let mut people = JoinSet::new();
+        for person in 0..6 {
+            people.spawn(registers(process.public_url.clone(), format!("r{round}-{person}")));
+        }
+        let pause = u64::from(random_key()[0]) * 2 % 300;
+        tokio::time::sleep(Duration::from_millis(pause)).await;
+        process.kill();
+        for answer in people.join_all().await {
+            assert!(matches!(answer, None | Some(201)), "{answer:?}");
+            done += u32::from(answer.is_some());
+            lost += u32::from(answer.is_none());
+        }
+    }
+    let process = scene.recover().await;
+    scene.is_whole("random kills").await;
+    let finished = scene.database.number("SELECT count(*) FROM users").await;
+    assert!(finished >= i64::from(done), "{finished} users, {done} were promised, {lost} unanswered");
+    let after = registers(process.public_url.clone(), "afterwards".into()).await;
+    assert_eq!(after, Some(201), "{}", json!({ "done": done, "lost": lost }));
+}

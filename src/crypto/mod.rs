@@ -11,6 +11,7 @@
 
 pub mod assertion;
 pub mod key;
+pub mod mac;
 pub mod seal;
 pub mod sign;
 

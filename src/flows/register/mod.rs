@@ -18,7 +18,7 @@ pub use self::resume::{Resumed, resume};
 use self::work::Work;
 use super::{Visitor, audit};
 use crate::app::{App, Setup};
-use crate::domain::{FieldFault, NewUser, RegistrationRules, User, clock, refusals};
+use crate::domain::{FieldFault, NewUser, RegistrationRules, User, address, clock};
 use crate::error::{Error, Result};
 use crate::providers::Provider;
 use crate::store::registrations::{self, Registration, State};
@@ -173,7 +173,7 @@ fn intent(
         next_try_at_ms: now_ms.saturating_add(LEASE_MS),
         attempts: 1,
         absences: 0,
-        network: refusals::network(visitor.address.as_deref().unwrap_or_default()),
+        network: address::network(visitor.address.as_deref().unwrap_or_default()),
         created_at_ms: now_ms,
     }
 }

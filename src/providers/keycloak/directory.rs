@@ -238,13 +238,7 @@ mod tests {
     use super::*;
 
     fn answer(status: u16, body: &str) -> Answer {
-        Answer {
-            status,
-            content_type: "application/json".into(),
-            max_age_s: None,
-            date_ms: None,
-            body: body.into(),
-        }
+        Answer { status, content_type: "application/json".into(), body: body.into(), ..Answer::default() }
     }
 
     #[test]

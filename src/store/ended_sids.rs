@@ -75,7 +75,7 @@ pub async fn find(w: &mut Writer, names: [&Name; 3], now_ms: i64) -> Result<[Opt
     let rows: Vec<(Vec<u8>, i64)> = sql!(fetch_all in w,
         "SELECT name_hash, ended_at FROM ended_sids WHERE name_hash IN ($1, $2, $3) AND expires_at > $4",
         a, b, c, now_ms)?;
-    Ok(names.map(|name| rows.iter().find(|(hash, _)| *hash == name.0).map(|(_, at)| *at)))
+    Ok(names.map(|name| rows.iter().find(|(stored, _)| *stored == name.0).map(|(_, at)| *at)))
 }
 
 /// Removes what no login can need any more, at most `limit`; returns how many.

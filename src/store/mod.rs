@@ -12,6 +12,7 @@
 #[macro_use]
 mod sql;
 mod error;
+mod lite;
 mod open;
 mod prepare;
 
@@ -25,10 +26,11 @@ pub mod sessions;
 pub mod used_attempts;
 pub mod users;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::pool::PoolConnection;
-use sqlx::{PgConnection, PgPool, Postgres, Sqlite, SqliteConnection, SqlitePool, Transaction};
+use sqlx::{PgConnection, PgPool, Postgres, Transaction};
 use tokio::time::Instant;
 
 pub use error::StoreError;
@@ -40,11 +42,11 @@ const PATIENCE: Duration = Duration::from_millis(2_500);
 
 #[derive(Clone)]
 enum Pools {
-    /// SQLite has one writer at a time; a pool of one queues writers fairly
+    /// SQLite has one writer at a time; a single connection queues writers fairly
     /// instead of letting them fight for the lock.
     Sqlite {
-        writer: SqlitePool,
-        readers: SqlitePool,
+        writer: Arc<lite::Kept>,
+        readers: Arc<lite::Kept>,
     },
     Postgres(PgPool),
 }
@@ -85,7 +87,9 @@ impl Store {
     pub async fn writer(&self) -> Result<Writer, StoreError> {
         let asked = Instant::now();
         Ok(Writer(match &self.pools {
-            Pools::Sqlite { writer, .. } => Writing::Sqlite(writer.begin_with("BEGIN IMMEDIATE").await?),
+            Pools::Sqlite { writer, .. } => {
+                Writing::Sqlite(lite::Transaction::begin(writer.acquire().await?).await?)
+            }
             Pools::Postgres(pool) => {
                 // The races are settled by unique keys and row locks, for which this level is enough,
                 // whatever the server's default is.
@@ -121,13 +125,16 @@ impl Store {
     /// Open connections: idle ones, and those at work.
     #[must_use]
     pub fn connections(&self) -> (usize, usize) {
-        let (open, idle) = match &self.pools {
+        match &self.pools {
             Pools::Sqlite { writer, readers } => {
-                (writer.size().saturating_add(readers.size()), writer.num_idle() + readers.num_idle())
+                let ((idle, busy), (readers_idle, readers_busy)) = (writer.count(), readers.count());
+                (idle + readers_idle, busy + readers_busy)
             }
-            Pools::Postgres(pool) => (pool.size(), pool.num_idle()),
-        };
-        (idle, usize::try_from(open).unwrap_or(usize::MAX).saturating_sub(idle))
+            Pools::Postgres(pool) => {
+                let (open, idle) = (usize::try_from(pool.size()).unwrap_or(usize::MAX), pool.num_idle());
+                (idle, open.saturating_sub(idle))
+            }
+        }
     }
 
     /// Whether this database belongs to one machine alone, so that no other replica has to be told anything.
@@ -150,7 +157,7 @@ impl Store {
 
 /// A connection by either driver, and how long its next statement may take.
 pub enum Conn<'a> {
-    Sqlite(&'a mut SqliteConnection),
+    Sqlite(&'a mut lite::Held),
     Postgres(&'a mut PgConnection, Duration),
 }
 
@@ -163,7 +170,7 @@ pub trait Db: Send {
 pub struct Reader(Bare);
 
 enum Bare {
-    Sqlite(PoolConnection<Sqlite>),
+    Sqlite(lite::Held),
     Postgres(PoolConnection<Postgres>, Limit),
 }
 
@@ -203,7 +210,7 @@ impl Db for Single {
 pub struct Writer(Writing);
 
 enum Writing {
-    Sqlite(Transaction<'static, Sqlite>),
+    Sqlite(lite::Transaction),
     Postgres(Transaction<'static, Postgres>, Limit),
 }
 
@@ -214,7 +221,7 @@ impl Writer {
     /// [`StoreError::Unavailable`]; whether the writes happened is then unknown, as with any database.
     pub async fn commit(self) -> Result<(), StoreError> {
         match self.0 {
-            Writing::Sqlite(transaction) => Ok(transaction.commit().await?),
+            Writing::Sqlite(transaction) => transaction.commit().await,
             Writing::Postgres(transaction, mut limit) => {
                 within(limit.next(), transaction.commit()).await.map_err(StoreError::at_commit)
             }
@@ -227,7 +234,7 @@ impl Writer {
     /// [`StoreError::Unavailable`]; the writes are gone all the same.
     pub async fn rollback(self) -> Result<(), StoreError> {
         match self.0 {
-            Writing::Sqlite(transaction) => Ok(transaction.rollback().await?),
+            Writing::Sqlite(transaction) => transaction.rollback().await,
             Writing::Postgres(transaction, mut limit) => within(limit.next(), transaction.rollback()).await,
         }
     }
@@ -236,7 +243,7 @@ impl Writer {
 impl Db for Writer {
     fn conn(&mut self) -> Conn<'_> {
         match &mut self.0 {
-            Writing::Sqlite(transaction) => Conn::Sqlite(transaction),
+            Writing::Sqlite(transaction) => Conn::Sqlite(transaction.held()),
             Writing::Postgres(transaction, limit) => Conn::Postgres(transaction, limit.next()),
         }
     }

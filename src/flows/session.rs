@@ -182,7 +182,7 @@ pub async fn note_activity(app: &App, session: &Session) {
         return;
     }
     let touched = async {
-        let mut single = app.store.single().await?;
+        let mut single = app.store.note().await?;
         sessions::touch(&mut single, &session.id, now_ms).await
     };
     if let Err(error) = touched.await {

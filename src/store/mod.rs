@@ -107,9 +107,22 @@ impl Store {
     pub async fn single(&self) -> Result<Single, StoreError> {
         let asked = Instant::now();
         Ok(Single(match &self.pools {
-            Pools::Sqlite { writer, .. } => Bare::Sqlite(writer.acquire().await?),
+            Pools::Sqlite { writer, .. } => Bare::Sqlite(writer.acquire().await?.strict().await?),
             Pools::Postgres(pool) => Bare::Postgres(pool.acquire().await?, Limit::from(asked)),
         }))
+    }
+
+    /// As [`Store::single`], for what a power failure may undo as long as no other commit followed: on SQLite it waits for no disk.
+    ///
+    /// # Errors
+    /// As [`Store::writer`].
+    pub async fn note(&self) -> Result<Single, StoreError> {
+        match &self.pools {
+            Pools::Sqlite { writer, .. } => {
+                Ok(Single(Bare::Sqlite(writer.acquire().await?.relaxed().await?)))
+            }
+            Pools::Postgres(_) => self.single().await,
+        }
     }
 
     /// Whether the database answers.

@@ -10,7 +10,8 @@ use arc_swap::ArcSwap;
 use crate::config::{self, Config};
 use crate::crypto::seal::KeyRing;
 use crate::domain::return_to::ReturnRules;
-use crate::domain::{Clock, Random, Refusals};
+use crate::domain::{Clock, Random, Refusals, Tally};
+use crate::events::live::Live;
 use crate::providers::oidc::Memory;
 use crate::providers::{self, Provider};
 use crate::proxy::routes::Table;
@@ -30,6 +31,10 @@ pub struct App {
     pub refusals: Refusals,
     /// Sessions whose tokens this process is renewing, by id.
     pub renewals: SingleFlight,
+    /// Refused logout tokens by address.
+    pub bad_logout_tokens: Tally,
+    /// The tabs that listen right now.
+    pub live: Live,
 }
 
 /// What a reload replaces, all of it at once.
@@ -129,6 +134,8 @@ impl App {
             metrics,
             refusals: Refusals::default(),
             renewals: SingleFlight::default(),
+            bad_logout_tokens: Tally::default(),
+            live: Live::default(),
         }
     }
 

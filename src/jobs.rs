@@ -10,6 +10,7 @@ use futures_util::future::join_all;
 use tokio::sync::watch;
 
 use crate::app::App;
+use crate::domain::clock;
 use crate::error::Result;
 use crate::flows::lease::{self, Lease, Turn};
 use crate::flows::{register, rotate, sweep};
@@ -154,6 +155,30 @@ async fn lost(app: &App, lease: &Lease, length: Duration) {
             Ok(true) => {}
             Ok(false) => return,
             Err(error) => tracing::warn!(%error, "a lease could not be renewed"),
+        }
+    }
+}
+
+/// Hears what ends in other processes, through every outage, until the house closes.
+pub async fn listen(app: Arc<App>, mut closing: watch::Receiver<bool>) {
+    let node = clock::token_128(&*app.random);
+    tokio::select! {
+        () = app.store.listen(&node) => {}
+        _ = closing.wait_for(|closing| *closing) => {}
+    }
+}
+
+/// Tells open tabs what ends, here and elsewhere, until the house closes.
+pub async fn tell_tabs(app: Arc<App>, mut closing: watch::Receiver<bool>) {
+    let mut notices = app.store.notices();
+    loop {
+        tokio::select! {
+            notice = notices.next() => {
+                if app.live.hear(&notice) {
+                    app.metrics.notices_lost();
+                }
+            }
+            _ = closing.wait_for(|closing| *closing) => return,
         }
     }
 }

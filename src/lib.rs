@@ -11,6 +11,7 @@ pub mod crypto;
 pub mod dev_idp;
 pub mod domain;
 pub mod error;
+pub mod events;
 pub mod flows;
 pub mod jobs;
 pub mod providers;

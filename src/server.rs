@@ -149,6 +149,8 @@ impl Server {
         self.told.app.store(Some(Arc::clone(&app)));
         audit::milestone(&app, "server.started").await;
         let (close, closing) = watch::channel(false);
+        let listening = tokio::spawn(jobs::listen(Arc::clone(&app), closing.clone()));
+        let tabs = tokio::spawn(jobs::tell_tabs(Arc::clone(&app), closing.clone()));
         let jobs = tokio::spawn(jobs::run(Arc::clone(&app), closing));
         let mut serving = tokio::spawn(server);
         tokio::select! {
@@ -160,10 +162,11 @@ impl Server {
         tracing::info!("stopping: finishing what is under way");
         // Ours was only the original of what the server listens with: kept, it would take callers whom nobody answers.
         drop(self.public);
+        app.live.close();
         let _ = tokio::time::timeout(shutdown, handle.stop(true)).await;
         audit::milestone(&app, "server.stopped").await;
         let _ = close.send(true);
-        let _ = jobs.await;
+        let _ = tokio::join!(jobs, listening, tabs);
         // A connection that is still out must not keep the process from ending.
         let _ = tokio::time::timeout(shutdown, app.store.close()).await;
         Ok(())

@@ -4,12 +4,14 @@
 mod admin;
 mod architecture;
 mod browser_selftest;
+mod channel;
 mod chromium;
 mod config;
 mod house;
 mod jobs;
 mod keys;
 mod login;
+mod logout;
 mod op_hostile_selftest;
 mod op_selftest;
 mod openapi;

@@ -20,7 +20,7 @@ use doorward::store::{Store, StoreError, Writer, sessions as rows};
 
 const HOUR: i64 = 3_600_000;
 /// A moment; every story has its own clock.
-const NOW: i64 = 1_800_000_000_000;
+pub const NOW: i64 = 1_800_000_000_000;
 
 /// A generator that repeats nothing and surprises nobody.
 struct Counter(AtomicU64);
@@ -36,7 +36,7 @@ impl Random for Counter {
 
 static RANDOM: Counter = Counter(AtomicU64::new(1));
 
-fn ring(current: &str, ids: &[&str]) -> KeyRing {
+pub fn ring(current: &str, ids: &[&str]) -> KeyRing {
     KeyRing::new(current, ids.iter().map(|id| ((*id).to_owned(), master(id))).collect()).unwrap()
 }
 
@@ -48,7 +48,7 @@ fn master(name: &str) -> MasterKey {
     MasterKey::from_bytes(&bytes).unwrap()
 }
 
-fn change(subject: &str) -> Change {
+pub fn change(subject: &str) -> Change {
     Change {
         provider: "keycloak".into(),
         issuer: "https://id.example/realms/app".into(),
@@ -84,7 +84,7 @@ async fn apply(store: &Store, change: &Change, road: Road, now_ms: i64) -> Appli
     applied
 }
 
-fn tokens(mark: &str) -> Tokens {
+pub fn tokens(mark: &str) -> Tokens {
     Tokens {
         access: Some(format!("access-{mark}").into()),
         refresh: Some(format!("refresh-{mark}").into()),
@@ -124,7 +124,7 @@ fn session(id: &str, user_id: &str) -> NewSession {
 }
 
 /// One user with sessions `ids`, committed.
-async fn user_with_sessions(store: &Store, subject: &str, ids: &[&str]) -> Vec<NewSession> {
+pub async fn user_with_sessions(store: &Store, subject: &str, ids: &[&str]) -> Vec<NewSession> {
     apply(store, &change(subject), Road::Login, NOW).await;
     let mut w = store.writer().await.unwrap();
     let mut made = Vec::new();
@@ -138,7 +138,7 @@ async fn user_with_sessions(store: &Store, subject: &str, ids: &[&str]) -> Vec<N
 }
 
 /// Runs one write and commits it.
-async fn write<T>(store: &Store, work: impl AsyncFnOnce(&mut Writer) -> Result<T, StoreError>) -> T {
+pub async fn write<T>(store: &Store, work: impl AsyncFnOnce(&mut Writer) -> Result<T, StoreError>) -> T {
     let mut w = store.writer().await.unwrap();
     let done = work(&mut w).await.unwrap();
     w.commit().await.unwrap();

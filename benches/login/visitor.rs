@@ -22,8 +22,8 @@ pub fn client() -> Outcome<Client> {
     Ok(client.build()?)
 }
 
-/// Signs `person` in at `door` and ends on the first page behind it.
-pub async fn sign_in(http: &Client, door: &Url, person: &str) -> Outcome<()> {
+/// Signs `person` in at `door` and ends on the first page behind it; hands back the cookies of the session.
+pub async fn sign_in(http: &Client, door: &Url, person: &str) -> Outcome<String> {
     let mut start = door.join("/auth/login")?;
     start.query_pairs_mut().append_pair("return_to", "/protected").append_pair("login_hint", person);
     let begun = navigate(http, start, "").await?;
@@ -39,7 +39,7 @@ pub async fn sign_in(http: &Client, door: &Url, person: &str) -> Outcome<()> {
     if page.status != StatusCode::OK || !page.body.contains(person) {
         return Err(format!("the page answered {} without {person}", page.status).into());
     }
-    Ok(())
+    Ok(finished.cookies)
 }
 
 struct Page {

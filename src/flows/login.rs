@@ -225,8 +225,9 @@ async fn finish_at(
         accepted => accepted?,
     }
     use_once(app, &attempt).await?;
+    let asked_at_ms = Some(app.now_ms());
     let grant = timed(app, provider, "exchange", provider.exchange(arrival.callback, &attempt)).await?;
-    let previous = Previous { key: arrival.previous, id: attempt.previous.as_deref() };
+    let previous = Previous { key: arrival.previous, id: attempt.previous.as_deref(), asked_at_ms };
     let open = async || session::open(app, setup, grant.clone(), previous, arrival.visitor).await;
     let opened = again(app, open).await?;
     Ok(Finished::SignedIn { opened: Box::new(opened), return_to: attempt.return_to.as_str().to_owned() })
@@ -279,7 +280,7 @@ const MARK_MS: i64 = 65 * 60 * 1000;
 /// Should the power fail before the login itself is on the disk, the mark may be gone; so is the login, and the code is the provider's to refuse.
 async fn use_once(app: &App, attempt: &LoginAttempt) -> Result<()> {
     let until_ms = attempt.created_at_ms.saturating_add(MARK_MS);
-    let mut single = app.store.note().await?;
+    let mut single = app.store.mark().await?;
     let first = used_attempts::take(&mut single, &attempt.state_hash(), until_ms).await?;
     if first { Ok(()) } else { Err(Error::LoginExpired) }
 }

@@ -1,16 +1,22 @@
 //! Logout by the person: the row first, then the provider, best effort.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use secrecy::ExposeSecret as _;
 use serde::{Deserialize, Serialize};
+use subtle::ConstantTimeEq as _;
 
+use super::audit::{self, Refusal};
 use super::{Visitor, session};
 use crate::app::{App, Setup};
 use crate::crypto::seal::Place;
-use crate::domain::{ReturnTo, SessionKey, Tokens, clock};
-use crate::error::Result;
+use crate::domain::{ReturnTo, SessionKey, SessionKind, Tokens, clock};
+use crate::error::{Error, Result};
+use crate::providers::Provider;
+use crate::store::sessions;
 
 /// How long the way back from the provider's logout may take before its `return_to` is forgotten.
 const WAY_BACK_MS: i64 = 5 * 60 * 1000;
@@ -69,22 +75,88 @@ async fn tell_provider(
     let provider = setup.provider(id)?;
     let state = seal_way_back(app, setup, return_to);
     let id_token = tokens.as_ref().and_then(|tokens| tokens.id.clone());
-    if let Some(token) = tokens.and_then(|tokens| tokens.refresh.or(tokens.access)) {
-        let provider = std::sync::Arc::clone(provider);
-        // Beside the redirect: the person does not wait for it.
-        tokio::spawn(async move {
-            match tokio::time::timeout(FAREWELL, provider.revoke(&token)).await {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => tracing::info!(%error, "tokens could not be revoked at the provider"),
-                Err(_) => tracing::info!("the provider did not revoke the tokens in time"),
-            }
-        });
+    if let Some(tokens) = tokens {
+        sign_out_beside(Arc::clone(provider), tokens);
     }
     let back_to = setup.own_url("/signed-out");
     tokio::time::timeout(FAREWELL, provider.end_session_url(id_token.as_ref(), &back_to, &state))
         .await
         .ok()
         .flatten()
+}
+
+/// Tells the provider beside the answer: nobody waits for it. Nothing of ours is held meanwhile, because Keycloak calls our own
+/// back-channel before it answers.
+fn sign_out_beside(provider: Arc<dyn Provider>, tokens: Tokens) {
+    tokio::spawn(async move {
+        match tokio::time::timeout(FAREWELL, provider.sign_out(&tokens)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::info!(%error, "the provider could not be told of a logout"),
+            Err(_) => tracing::info!("the provider did not take a logout in time"),
+        }
+    });
+}
+
+/// Ends an API client's session: the row first, then the provider is told.
+///
+/// # Errors
+/// [`Error::SessionEnded`] for a session that is over, unknown, a browser's, or not that token's: a stranger cannot tell which.
+pub async fn leave_as_client(
+    app: &App,
+    session_id: &str,
+    refresh_token: &str,
+    visitor: &Visitor,
+) -> Result<()> {
+    let left = end_as_client(app, session_id, refresh_token, visitor).await;
+    app.metrics.logout("api", left.as_ref().map_or_else(Error::reason, |_| "ok"));
+    match left {
+        Ok((provider, tokens)) => {
+            if let Some(provider) = app.setup().provider(&provider) {
+                sign_out_beside(Arc::clone(provider), tokens);
+            }
+            Ok(())
+        }
+        Err(error) => {
+            if matches!(error, Error::SessionEnded) {
+                let refusal = Refusal { event: "logout.refused", reason: error.reason(), provider: None };
+                audit::refusal(app, &refusal, visitor).await;
+            }
+            Err(error)
+        }
+    }
+}
+
+async fn end_as_client(
+    app: &App,
+    session_id: &str,
+    refresh_token: &str,
+    visitor: &Visitor,
+) -> Result<(String, Tokens)> {
+    let setup = app.setup();
+    let mut writer = app.store.writer().await?;
+    let found = sessions::find(&mut writer, session_id).await?;
+    let session = found
+        .filter(|session| session.kind == SessionKind::Api)
+        .filter(|session| session.is_alive(app.now_ms(), setup.config.session.idle_ms))
+        .ok_or(Error::SessionEnded)?;
+    let sealed = sessions::tokens(&mut writer, &session.id).await?.ok_or(Error::SessionEnded)?;
+    let tokens = sealed.open(&setup.ring).map_err(|_| Error::SessionEnded)?;
+    // The handle proves nothing; the token does.
+    let held = tokens.refresh.as_ref().map(|token| token.expose_secret().as_bytes()).unwrap_or_default();
+    if held.is_empty() || !bool::from(held.ct_eq(refresh_token.as_bytes())) {
+        return Err(Error::SessionEnded);
+    }
+    sessions::end(&mut writer, &session.id, app.now_ms()).await?;
+    let deed = audit::Deed {
+        event: "logout",
+        provider: Some(&session.provider),
+        user_id: Some(&session.user_id),
+        session_id: Some(&session.id),
+    };
+    audit::deed(app, &mut writer, &deed, visitor).await?;
+    writer.commit().await?;
+    app.metrics.session_ended("logout", 1);
+    Ok((session.provider, tokens))
 }
 
 fn place() -> Place<'static> {

@@ -12,6 +12,7 @@ pub mod check;
 pub mod lease;
 pub mod login;
 pub mod logout;
+pub mod provider_logout;
 pub mod refresh;
 pub mod register;
 pub mod reload;

@@ -9,6 +9,7 @@ use secrecy::ExposeSecret as _;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use super::provider_logout::{self, Standing};
 use super::{Visitor, audit, refresh};
 use crate::app::{App, Setup};
 use crate::crypto::OpenError;
@@ -48,6 +49,9 @@ pub async fn open(
 ) -> Result<Opened> {
     let now_ms = app.now_ms();
     let mut writer = app.store.writer().await?;
+    let standing =
+        provider_logout::standing(&mut writer, &grant, previous.asked_at_ms.unwrap_or(now_ms), now_ms)
+            .await?;
     let applied = users::apply(&mut writer, &grant.change, Road::Login, now_ms).await?;
     let user = admitted(app, &mut writer, applied, visitor).await;
     let user = match user {
@@ -61,6 +65,9 @@ pub async fn open(
     end_previous(&mut writer, previous, now_ms).await?;
     let new = new_session(app, setup, &user, grant, visitor);
     sessions::insert(&mut writer, &new, &setup.ring).await?;
+    if standing == Standing::Doubted {
+        sessions::must_prove(&mut writer, &user.id, &user.provider, &user.issuer, now_ms).await?;
+    }
     let ended =
         sessions::end_oldest_beyond(&mut writer, &user.id, setup.config.limits.sessions_per_user, now_ms)
             .await?;
@@ -83,6 +90,8 @@ pub struct Previous<'a> {
     pub key: Option<&'a SessionKey>,
     /// By the handle sealed when the login began: a cross-site form post brings no session cookie.
     pub id: Option<&'a str>,
+    /// When the provider was asked for this login, by our clock; a logout of the person heard since then wins over it.
+    pub asked_at_ms: Option<i64>,
 }
 
 async fn end_previous(writer: &mut Writer, previous: Previous<'_>, now_ms: i64) -> Result<()> {
@@ -174,6 +183,17 @@ async fn read(app: &App, key: &SessionKey) -> Result<Option<Guest>> {
     Ok(found.filter(welcome).map(|(session, user)| Guest { user, session }))
 }
 
+/// Whether a session lives and its user may be here, by its handle; for who holds an answer open and was let in before.
+///
+/// # Errors
+/// The database's.
+pub async fn still_open(app: &App, session_id: &str) -> Result<Option<Session>> {
+    let mut reader = app.store.reader().await?;
+    let idle_ms = app.setup().config.session.idle_ms;
+    let found = sessions::find(&mut reader, session_id).await?;
+    Ok(found.filter(|session| session.is_alive(app.now_ms(), idle_ms)))
+}
+
 /// Notes that the guest is active, at most once a minute. A database that cannot take it now sends nobody away: the row was just read as alive.
 pub async fn note_activity(app: &App, session: &Session) {
     let now_ms = app.now_ms();
@@ -182,7 +202,7 @@ pub async fn note_activity(app: &App, session: &Session) {
         return;
     }
     let touched = async {
-        let mut single = app.store.note().await?;
+        let mut single = app.store.mark().await?;
         sessions::touch(&mut single, &session.id, now_ms).await
     };
     if let Err(error) = touched.await {

@@ -3,7 +3,7 @@
 use super::lease::Lease;
 use crate::app::App;
 use crate::error::Result;
-use crate::store::{audit_log, sessions, used_attempts};
+use crate::store::{audit_log, ended_sids, seen_logout_tokens, sessions, used_attempts};
 
 /// Rows per transaction: small enough that a login never waits long for the writer.
 const BATCH: u32 = 500;
@@ -17,6 +17,8 @@ const KEEP_AUDIT_MS: i64 = 400 * 24 * 60 * 60 * 1000;
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct Swept {
     pub attempts: u64,
+    /// Marks of logout tokens and of logouts that may have overtaken a login.
+    pub logouts: u64,
     pub sessions: u64,
     pub audit: u64,
 }
@@ -42,13 +44,18 @@ async fn sweep(app: &App, lease: Option<&Lease>) -> Result<Swept> {
     for _ in 0..BATCHES_MAX {
         let Some(batch) = one_batch(app, lease).await? else { break };
         swept.attempts += batch.attempts;
+        swept.logouts += batch.logouts;
         swept.sessions += batch.sessions;
         swept.audit += batch.audit;
-        if [batch.attempts, batch.sessions, batch.audit].into_iter().all(|n| n < u64::from(BATCH)) {
+        if [batch.attempts, batch.logouts, batch.sessions, batch.audit]
+            .into_iter()
+            .all(|n| n < u64::from(BATCH))
+        {
             break;
         }
     }
     app.metrics.swept("attempts", swept.attempts);
+    app.metrics.swept("logouts", swept.logouts);
     app.metrics.swept("sessions", swept.sessions);
     app.metrics.swept("audit", swept.audit);
     Ok(swept)
@@ -66,6 +73,8 @@ async fn one_batch(app: &App, lease: Option<&Lease>) -> Result<Option<Swept>> {
     }
     let swept = Swept {
         attempts: used_attempts::remove_expired(&mut writer, now_ms, BATCH).await?,
+        logouts: seen_logout_tokens::remove_expired(&mut writer, now_ms, BATCH).await?
+            + ended_sids::remove_expired(&mut writer, now_ms, BATCH).await?,
         sessions: sessions::remove_dead(&mut writer, now_ms - KEEP_ENDED_MS, idle_ms, BATCH).await?,
         audit: audit_log::remove_before(&mut writer, now_ms - KEEP_AUDIT_MS, BATCH).await?,
     };

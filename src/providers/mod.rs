@@ -19,7 +19,7 @@ use url::Url;
 
 use crate::config;
 use crate::domain::{
-    Callback, Clock, Denial, FieldFault, Grant, Held, LoginAttempt, LoginRequest, Random, Tokens,
+    Callback, Clock, Denial, FieldFault, Grant, Held, LoginAttempt, LoginRequest, LogoutToken, Random, Tokens,
 };
 
 /// What a provider did not give us. Flows decide on the variant, never on text; the texts are for logs and never hold a secret.
@@ -149,6 +149,19 @@ pub trait Provider: Send + Sync {
     /// Withdraws a token at the provider (RFC 7009); best effort.
     async fn revoke(&self, token: &SecretString) -> Result<(), ProviderError> {
         self.oidc().revoke(token).await
+    }
+
+    /// Says at the provider that this session is over; best effort. The provider may call our own logout endpoint before it answers.
+    async fn sign_out(&self, tokens: &Tokens) -> Result<(), ProviderError> {
+        match tokens.refresh.as_ref().or(tokens.access.as_ref()) {
+            Some(token) => self.revoke(token).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Verifies a token by which the provider says that a session is over (Back-Channel Logout 2.6).
+    async fn read_logout_token(&self, token: &str) -> Result<LogoutToken, ProviderError> {
+        self.oidc().read_logout_token(token).await
     }
 
     /// Where the browser ends the provider's own session (RP-Initiated Logout 2), if the provider has such a place.

@@ -71,6 +71,11 @@ impl Kept {
         Ok(Held { lite: Some(lite), from: Arc::clone(self), _place: place })
     }
 
+    /// How each of them is opened, for one that is never given back.
+    pub(super) fn options(&self) -> &SqliteConnectOptions {
+        &self.options
+    }
+
     /// Idle connections, and places taken.
     pub(super) fn count(&self) -> (usize, usize) {
         let taken = usize::try_from(self.most).unwrap_or(1).saturating_sub(self.places.available_permits());

@@ -18,10 +18,13 @@ mod prepare;
 
 pub mod api_keys;
 pub mod audit_log;
+pub mod ended_sids;
 pub mod leases;
+pub mod notify;
 pub mod own_keys;
 pub mod registrations;
 pub mod rotate;
+pub mod seen_logout_tokens;
 pub mod sessions;
 pub mod used_attempts;
 pub mod users;
@@ -34,6 +37,7 @@ use sqlx::{PgConnection, PgPool, Postgres, Transaction};
 use tokio::time::Instant;
 
 pub use error::StoreError;
+pub use notify::{Note, Notice, Notices};
 pub use open::StoreOptions;
 
 /// Longest wait for a connection and its first statement together, so
@@ -56,6 +60,7 @@ enum Pools {
 pub struct Store {
     pools: Pools,
     migrate: bool,
+    board: Arc<notify::Board>,
 }
 
 impl std::fmt::Debug for Store {
@@ -86,7 +91,7 @@ impl Store {
     /// [`StoreError::Unavailable`] within about 2.5 s when the database cannot be written to.
     pub async fn writer(&self) -> Result<Writer, StoreError> {
         let asked = Instant::now();
-        Ok(Writer(match &self.pools {
+        let under_way = match &self.pools {
             Pools::Sqlite { writer, .. } => {
                 Writing::Sqlite(lite::Transaction::begin(writer.acquire().await?).await?)
             }
@@ -97,7 +102,8 @@ impl Store {
                 let transaction = tokio::time::timeout(PATIENCE, opening).await;
                 Writing::Postgres(transaction.map_err(|_| StoreError::slow())??, Limit::from(asked))
             }
-        }))
+        };
+        Ok(Writer { under_way, notes: Vec::new(), board: Arc::clone(&self.board) })
     }
 
     /// For one statement that commits itself: a third of the round trips of a transaction around it.
@@ -116,7 +122,7 @@ impl Store {
     ///
     /// # Errors
     /// As [`Store::writer`].
-    pub async fn note(&self) -> Result<Single, StoreError> {
+    pub async fn mark(&self) -> Result<Single, StoreError> {
         match &self.pools {
             Pools::Sqlite { writer, .. } => {
                 Ok(Single(Bare::Sqlite(writer.acquire().await?.relaxed().await?)))
@@ -220,7 +226,11 @@ impl Db for Single {
 
 /// A transaction under way. Never hold one across a call to someone else's
 /// house: on SQLite it stops all other writes.
-pub struct Writer(Writing);
+pub struct Writer {
+    under_way: Writing,
+    notes: Vec<Note>,
+    board: Arc<notify::Board>,
+}
 
 enum Writing {
     Sqlite(lite::Transaction),
@@ -228,17 +238,30 @@ enum Writing {
 }
 
 impl Writer {
-    /// Makes everything written true, at once.
+    /// Remembers whom this transaction concerns: [`Writer::commit`] tells this process and every other one. Each write that
+    /// ends or changes a session, or changes what is known of its user, notes it.
+    pub fn note(&mut self, note: Note) {
+        self.notes.push(note);
+    }
+
+    /// Makes everything written true, at once, and tells whoever remembers something of it.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`]; whether the writes happened is then unknown, as with any database.
-    pub async fn commit(self) -> Result<(), StoreError> {
-        match self.0 {
+    pub async fn commit(mut self) -> Result<(), StoreError> {
+        let notes = std::mem::take(&mut self.notes);
+        let board = Arc::clone(&self.board);
+        // In the same transaction: other processes hear of it exactly when it becomes true.
+        board.post(&mut self, &notes).await?;
+        let committed = match self.under_way {
             Writing::Sqlite(transaction) => transaction.commit().await,
             Writing::Postgres(transaction, mut limit) => {
                 within(limit.next(), transaction.commit()).await.map_err(StoreError::at_commit)
             }
-        }
+        };
+        // Also after a failure: the commit may have happened and its answer been lost, and to look again costs little.
+        board.tell(notes);
+        committed
     }
 
     /// Takes everything back now; dropping the writer does the same a moment later.
@@ -246,7 +269,7 @@ impl Writer {
     /// # Errors
     /// [`StoreError::Unavailable`]; the writes are gone all the same.
     pub async fn rollback(self) -> Result<(), StoreError> {
-        match self.0 {
+        match self.under_way {
             Writing::Sqlite(transaction) => transaction.rollback().await,
             Writing::Postgres(transaction, mut limit) => within(limit.next(), transaction.rollback()).await,
         }
@@ -255,7 +278,7 @@ impl Writer {
 
 impl Db for Writer {
     fn conn(&mut self) -> Conn<'_> {
-        match &mut self.0 {
+        match &mut self.under_way {
             Writing::Sqlite(transaction) => Conn::Sqlite(transaction.held()),
             Writing::Postgres(transaction, limit) => Conn::Postgres(transaction, limit.next()),
         }

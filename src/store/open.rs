@@ -4,6 +4,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::str::FromStr as _;
+use std::sync::Arc;
 use std::time::Duration;
 
 use secrecy::{ExposeSecret as _, SecretString};
@@ -40,7 +41,7 @@ impl Store {
         } else {
             return Err(StoreError::BadUrl("it starts neither with sqlite: nor with postgres://".to_owned()));
         };
-        Ok(Self { pools, migrate: options.migrate })
+        Ok(Self { pools, migrate: options.migrate, board: Arc::default() })
     }
 }
 

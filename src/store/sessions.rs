@@ -1,15 +1,17 @@
 //! `sessions`: who is signed in. The browser's key is stored as a hash (SE-01), the provider's tokens are
 //! sealed.
 
+mod logout;
 mod overview;
 pub mod refresh;
 mod tokens;
 
 use super::users::{UserRow, user_columns};
-use super::{Db, StoreError, Write, Writer};
+use super::{Db, Note, StoreError, Write, Writer};
 use crate::crypto::KeyRing;
 use crate::domain::{NewSession, Renewal, Session, SessionKind, User};
 
+pub use logout::{NamedBySid, must_prove, named_by_sid};
 pub use overview::{list_live, users_with_sessions};
 pub(super) use tokens::{ACCESS, ID, REFRESH, TABLE};
 pub use tokens::{SealedTokens, tokens};
@@ -198,6 +200,9 @@ pub async fn end(w: &mut Writer, id: &str, now_ms: i64) -> Result<bool, StoreErr
         "UPDATE sessions SET revoked_at = $2, changed_at = $2, generation = generation + 1, \
          access_token = NULL, refresh_token = NULL, id_token = NULL WHERE id = $1 AND revoked_at IS NULL",
         id, now_ms)?;
+    if rows == 1 {
+        w.note(Note::Ended(id.to_owned()));
+    }
     Ok(rows == 1)
 }
 
@@ -214,9 +219,13 @@ pub async fn end_of_user(
     let rows: Vec<(String,)> = sql!(fetch_all in w,
         "UPDATE sessions SET revoked_at = $3, changed_at = $3, generation = generation + 1, \
          access_token = NULL, refresh_token = NULL, id_token = NULL WHERE user_id = $1 AND id <> $2 \
-         AND revoked_at IS NULL RETURNING id",
+         AND revoked_at IS NULL RETURNING id"
+        // Locked in one order by everybody, so that two logouts of one person wait for each other instead of dying of it.
+        => "UPDATE sessions SET revoked_at = $3, changed_at = $3, generation = generation + 1, \
+         access_token = NULL, refresh_token = NULL, id_token = NULL WHERE id IN (SELECT id FROM sessions \
+         WHERE user_id = $1 AND id <> $2 AND revoked_at IS NULL ORDER BY id FOR UPDATE) RETURNING id",
         user_id, except.unwrap_or_default(), now_ms)?;
-    Ok(firsts(rows))
+    Ok(ended(w, rows))
 }
 
 /// Ends the least recently used sessions of a user beyond the newest `keep` (SE-10); returns their ids.
@@ -244,7 +253,7 @@ pub async fn end_oldest_beyond(
          AND expires_at > $3 ORDER BY last_active_at DESC, created_at DESC, \
          id LIMIT 1000000 OFFSET $2) RETURNING id",
         user_id, keep, now_ms)?;
-    Ok(firsts(rows))
+    Ok(ended(w, rows))
 }
 
 /// Ends the sessions that a provider calls by this `sid` (Back-Channel Logout 2.6); returns their ids.
@@ -263,7 +272,7 @@ pub async fn end_by_sid(
          access_token = NULL, refresh_token = NULL, id_token = NULL WHERE provider = $1 \
          AND issuer = $2 AND provider_session_id = $3 AND revoked_at IS NULL RETURNING id",
         provider, issuer, sid, now_ms)?;
-    Ok(firsts(rows))
+    Ok(ended(w, rows))
 }
 
 /// Removes sessions that were dead before `before_ms` — ended, over their
@@ -287,6 +296,11 @@ pub async fn remove_dead(
         before_ms, before_ms.saturating_sub(idle_ms), i64::from(limit))
 }
 
-fn firsts(rows: Vec<(String,)>) -> Vec<String> {
-    rows.into_iter().map(|(id,)| id).collect()
+/// The ids of sessions that have just ended, noted for whoever remembers them.
+fn ended(w: &mut Writer, rows: Vec<(String,)>) -> Vec<String> {
+    let ids: Vec<String> = rows.into_iter().map(|(id,)| id).collect();
+    for id in &ids {
+        w.note(Note::Ended(id.clone()));
+    }
+    ids
 }

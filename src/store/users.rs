@@ -4,7 +4,7 @@
 mod apply;
 mod search;
 
-use super::{Db, StoreError, Writer, sessions};
+use super::{Db, Note, StoreError, Writer, sessions};
 use crate::domain::{Email, Profile, Status, User};
 
 pub use apply::{Applied, ApplyError, Outcome, Road, apply, bury};
@@ -209,6 +209,9 @@ async fn ended(
     end: bool,
     now_ms: i64,
 ) -> Result<Option<Vec<String>>, StoreError> {
+    if rows > 0 {
+        w.note(Note::User(id.to_owned()));
+    }
     Ok(match (rows, end) {
         (0, _) => None,
         (_, false) => Some(Vec::new()),

@@ -114,6 +114,9 @@ struct Inner {
     jobs: Series<2, Counter>,
     connections: Series<1, Gauge>,
     repeated: Counter,
+    notices_healthy: Gauge,
+    notices_lost: Counter,
+    event_streams: Gauge,
 }
 
 impl Default for Metrics {
@@ -177,6 +180,13 @@ impl Metrics {
                 "transactions_repeated",
                 "Transactions tried again because the database broke off",
             ),
+            notices_healthy: gauge(r, "notices_healthy", "Whether notices of other processes come through"),
+            notices_lost: counter(
+                r,
+                "notices_lost",
+                "Times that notices of other processes may have been missed",
+            ),
+            event_streams: gauge(r, "event_streams", "Open event streams of signed-in people"),
             providers: RwLock::default(),
             lost_lines,
             registry,
@@ -276,6 +286,19 @@ impl Metrics {
 
     pub fn transaction_repeated(&self) {
         self.0.repeated.inc();
+    }
+
+    /// Whether the word of other processes comes through.
+    pub fn notices_healthy(&self, healthy: bool) {
+        self.0.notices_healthy.set(i64::from(healthy));
+    }
+
+    pub fn notices_lost(&self) {
+        self.0.notices_lost.inc();
+    }
+
+    pub fn event_streams(&self, open: usize) {
+        self.0.event_streams.set(i64::try_from(open).unwrap_or(i64::MAX));
     }
 
     pub fn database_connections(&self, idle: usize, busy: usize) {

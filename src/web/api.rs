@@ -7,6 +7,8 @@ use serde_json::{Value, json};
 use super::problem::Refused;
 use super::session::SignedIn;
 use super::{Door, views, visitor, wire};
+use crate::error::Error;
+use crate::flows::logout;
 use crate::flows::session::{self, Extent};
 
 type Answer = Result<HttpResponse, Refused>;
@@ -23,6 +25,29 @@ pub async fn me(request: HttpRequest, door: web::Data<Door>, SignedIn(guest): Si
         "session": wire::session(&guest.session, setup.config.session.idle_ms),
         "claims": claims,
     })))
+}
+
+/// What an API client sends to leave.
+#[derive(serde::Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct ClientLeaves {
+    session_id: String,
+    refresh_token: String,
+}
+
+/// `POST /auth/logout` in JSON: an API client names its session and proves it by the refresh token; a script of our own pages sends
+/// anything else, with the cookie.
+pub async fn leave(request: HttpRequest, door: web::Data<Door>, cookie: Cookie, body: web::Bytes) -> Answer {
+    let unreadable = || Refused(Error::InvalidRequest("The body is not the JSON that this place takes."));
+    let sent: Value =
+        if body.is_empty() { json!({}) } else { serde_json::from_slice(&body).map_err(|_| unreadable())? };
+    if sent.get("sessionId").is_some() || sent.get("refreshToken").is_some() {
+        let client: ClientLeaves = serde_json::from_value(sent).map_err(|_| unreadable())?;
+        let ClientLeaves { session_id, refresh_token } = client;
+        logout::leave_as_client(&door.app, &session_id, &refresh_token, &visitor(&request)).await?;
+        return Ok(HttpResponse::Ok().json(json!({ "message": "Signed out." })));
+    }
+    super::pages::leave_to(&request, &door, &cookie, None).await
 }
 
 /// `GET /auth/sessions`

@@ -11,10 +11,12 @@
 mod address;
 mod admin;
 mod api;
+mod backchannel;
 mod behind;
 pub mod cookies;
 mod cors;
 mod csrf;
+mod events;
 mod guard;
 mod login;
 pub mod operations;
@@ -137,8 +139,10 @@ pub fn routes(cfg: &mut web::ServiceConfig, door: &Door, dev_idp: Option<&DevIdp
         .service(
             at("/logout", "GET, HEAD, POST")
                 .route(read().to(pages::sign_out))
+                .route(web::post().guard(wire::in_json()).to(api::leave))
                 .route(web::post().to(pages::leave)),
         )
+        .service(at("/events", "GET").route(web::get().to(events::stream)))
         .service(at("/signed-out", "GET, HEAD").route(read().to(pages::signed_out)))
         .service(at("/clear-cookies", "GET, HEAD").route(read().to(pages::cleared)))
         .service(at("/me", "GET, HEAD").route(read().to(api::me)))
@@ -159,8 +163,10 @@ pub fn routes(cfg: &mut web::ServiceConfig, door: &Door, dev_idp: Option<&DevIdp
         )
         .service(at("/admin/api/sessions/{id}", "DELETE").route(web::delete().to(admin::end_session)))
         .default_service(web::to(nothing));
-    // What anybody may keep needs no session, and must never carry a cookie.
+    // What anybody may keep, and what a provider says, needs no session, and must never carry a cookie.
     let own = web::scope(&door.auth_prefix)
+        .service(at("/backchannel-logout/{provider}", "POST").route(web::post().to(backchannel::logout)))
+        .service(at("/frontchannel-logout/{provider}", "GET, HEAD").route(read().to(backchannel::frame)))
         .service(at("/static/{name}", "GET, HEAD").route(read().to(pages::look)))
         .service(
             at("/refresh", "POST")

@@ -72,6 +72,8 @@ async fn metrics(house: web::Data<Operations>) -> HttpResponse {
     if let Some(app) = house.app.load_full() {
         let (idle, busy) = app.store.connections();
         house.metrics.database_connections(idle, busy);
+        house.metrics.notices_healthy(app.store.is_channel_healthy());
+        house.metrics.event_streams(app.live.count());
     }
     match house.metrics.encode() {
         Ok(text) => HttpResponse::Ok().content_type(CONTENT_TYPE).body(text),

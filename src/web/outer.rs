@@ -309,6 +309,9 @@ fn finish_headers(door: &Door, seen: &Seen, headers: &mut HeaderMap) {
     if headers.contains_key(header::SET_COOKIE) {
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     }
+    // A page that names who may frame it says so in the newer header alone.
+    let may_be_framed = seen.class == Class::Own
+        && headers.get(header::CONTENT_SECURITY_POLICY).is_some_and(super::backchannel::is_for_frames);
     let mut set = |name: HeaderName, value: &str| {
         if let (false, Ok(value)) = (headers.contains_key(&name), HeaderValue::from_str(value)) {
             headers.insert(name, value);
@@ -318,7 +321,9 @@ fn finish_headers(door: &Door, seen: &Seen, headers: &mut HeaderMap) {
     set(header::X_CONTENT_TYPE_OPTIONS, "nosniff");
     set(header::REFERRER_POLICY, "no-referrer");
     set(header::CACHE_CONTROL, "no-store");
-    set(header::X_FRAME_OPTIONS, "DENY");
+    if !may_be_framed {
+        set(header::X_FRAME_OPTIONS, "DENY");
+    }
     set(HeaderName::from_static("cross-origin-opener-policy"), "same-origin");
     if seen.class != Class::DevIdp {
         set(header::CONTENT_SECURITY_POLICY, &door.content_policy());

@@ -120,14 +120,24 @@ pub async fn leave(
     form: Option<web::Form<ReturnQuery>>,
 ) -> Answer {
     let return_to = form.and_then(|form| form.checked(&door));
-    let key = super::session::key(&cookie);
-    let left = logout::leave(&door.app, key.as_ref(), return_to, &visitor(&request)).await?;
+    leave_to(&request, &door, &cookie, return_to).await
+}
+
+/// Signs this browser out, whatever form the wish came in.
+pub async fn leave_to(
+    request: &HttpRequest,
+    door: &Door,
+    cookie: &Cookie,
+    return_to: Option<ReturnTo>,
+) -> Answer {
+    let key = super::session::key(cookie);
+    let left = logout::leave(&door.app, key.as_ref(), return_to, &visitor(request)).await?;
     cookie.purge();
     let next = left.provider_url.map_or_else(
-        || signed_out_at(&door, left.left_open.as_deref(), left.return_to.as_ref()),
+        || signed_out_at(door, left.left_open.as_deref(), left.return_to.as_ref()),
         String::from,
     );
-    if super::login::accepts_json(&request) {
+    if super::login::accepts_json(request) {
         let body = serde_json::json!({ "message": "Signed out.", "redirectTo": next });
         return Ok(HttpResponse::Ok().insert_header(FORGET_PAGES).json(body));
     }

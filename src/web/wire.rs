@@ -1,5 +1,7 @@
 //! The JSON shapes of users and sessions: an allow-list of fields, camelCase, times in RFC 3339 with milliseconds. And the one reader of JSON.
 
+use actix_web::guard::{Guard, fn_guard};
+use actix_web::http::header::CONTENT_TYPE;
 use actix_web::{HttpMessage as _, HttpRequest};
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::de::DeserializeOwned;
@@ -13,6 +15,15 @@ use crate::error::Error;
 
 const MOMENT: &[BorrowedFormatItem<'static>] =
     format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]Z");
+
+/// A request whose body calls itself JSON.
+pub fn in_json() -> impl Guard {
+    fn_guard(|asked| {
+        let kind = asked.head().headers().get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
+        let essence = kind.unwrap_or_default().split(';').next().unwrap_or_default().trim();
+        essence.eq_ignore_ascii_case("application/json")
+    })
+}
 
 /// A moment for programs.
 pub fn time(ms: i64) -> String {

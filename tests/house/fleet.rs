@@ -11,6 +11,7 @@ use super::servers::keycloak::{self, Realm};
 
 pub struct Fleet {
     pub processes: Vec<Process>,
+    /// For a command beside the running replicas, or one replica more.
     pub home: Home,
     pub database: Database,
     /// The origin that people see. Nobody listens there: every browser has a replica of its own.

@@ -11,4 +11,5 @@ pub mod jar;
 pub mod op;
 pub mod process;
 pub mod servers;
+pub mod tab;
 pub mod wire;

@@ -21,6 +21,8 @@ mod keys;
 mod load;
 mod logging;
 mod logout;
+mod logout_races;
+mod logout_tokens;
 mod loops;
 mod mix_up;
 mod parallel;

@@ -356,18 +356,18 @@ async fn rt_07_tokens_that_live_a_moment_or_for_ever_do_not_spin() {
 async fn rt_08_renewed_tokens_are_nowhere_but_sealed_in_the_row() {
     let (_op, house, browser) = stage().await;
     house.clock.advance(OVER);
-    let mut seen = String::new();
+    let mut seen = Vec::new();
     for path in ["/protected", "/auth/me", "/auth/sessions", "/auth/account"] {
         let page = browser.get_json(path).await;
         assert_eq!(page.status, 200, "{path}");
-        seen += &format!("{:?} {}", page.headers, page.text());
+        seen.push(format!("{:?} {}", page.headers, page.text()));
     }
     assert_eq!(generation(&house).await, 2);
     let tokens = held(&house, &only_session(&house).await).await;
     let dump = house.database.dump().await;
     for token in [&tokens.access, &tokens.refresh, &tokens.id] {
         let token = plain(token.as_ref());
-        assert!(!seen.contains(&token));
+        assert!(!seen.iter().any(|page| page.contains(&token)));
         assert!(!dump.windows(token.len()).any(|window| window == token.as_bytes()));
     }
 }

@@ -103,16 +103,23 @@ on_each_database! {
         user_with_sessions(&store, "ada", &["s1"]).await;
         claim(&store, bid("s1", 1, "one")).await.unwrap();
         // Marked while a renewal that knew nothing of it was under way.
-        db.execute("UPDATE sessions SET must_prove = TRUE").await;
+        let mark = "UPDATE sessions SET must_prove = TRUE, changed_at = changed_at + 1";
+        db.execute(mark).await;
         assert!(save(&store, "one", "one", None).await);
         assert!(row(&store).await.renewal.must_prove);
-        assert!(claim(&store, bid("s1", 2, "two")).await.unwrap().must_prove);
-        assert!(save(&store, "two", "two", Some(2)).await);
+        let two = claim(&store, bid("s1", 2, "two")).await.unwrap();
+        assert!(two.must_prove);
+        assert!(save(&store, "two", "two", Some(two.changed_at_ms)).await);
         assert!(!row(&store).await.renewal.must_prove);
-        db.execute("UPDATE sessions SET must_prove = TRUE").await;
-        claim(&store, bid("s1", 3, "three")).await.unwrap();
-        assert!(write(&store, async |w| refresh::vouched(w, "s1", "three", 3).await).await);
+        // Marked again while a proof was under way.
+        db.execute(mark).await;
+        let three = claim(&store, bid("s1", 3, "three")).await.unwrap();
+        db.execute(mark).await;
+        assert!(save(&store, "three", "three", Some(three.changed_at_ms)).await);
+        assert!(row(&store).await.renewal.must_prove);
+        let four = claim(&store, bid("s1", 4, "four")).await.unwrap();
+        assert!(write(&store, async |w| refresh::vouched(w, "s1", "four", four.changed_at_ms).await).await);
         let row = row(&store).await;
-        assert!(!row.renewal.must_prove && row.generation == 3);
+        assert!(!row.renewal.must_prove && row.generation == 4);
     }
 }

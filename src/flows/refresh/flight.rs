@@ -27,6 +27,14 @@ const NAP_MAX: Duration = Duration::from_millis(500);
 const RETRIES: [Option<Duration>; 3] = [Some(Duration::from_millis(250)), Some(Duration::from_secs(1)), None];
 const PAUSE_MAX_MS: i64 = 30_000;
 
+/// A claim that was won, for as long as it stands.
+#[derive(Clone, Copy)]
+struct Won<'a> {
+    quest: &'a Quest,
+    claim: &'a Claim,
+    until: Instant,
+}
+
 /// Whose tokens are to be renewed, as they were read.
 #[derive(Debug)]
 pub struct Quest {
@@ -121,7 +129,7 @@ async fn renew(app: &App, quest: &Quest, claim: &Claim, until: Instant) -> Resul
     let outcome = answer.as_ref().map_or_else(ProviderError::outcome, |_| "ok");
     app.metrics.refreshed(&quest.session.provider, outcome);
     match answer {
-        Ok(fresh) => store(app, &setup, quest, claim, (&held.tokens, fresh), until).await,
+        Ok(fresh) => store(app, &setup, Won { quest, claim, until }, &held.tokens, fresh).await,
         Err(error) => refused(app, quest, claim, (error, lost)).await,
     }
 }
@@ -165,20 +173,14 @@ async fn vouch(app: &App, provider: &dyn Provider, held: &Held) -> Result<(), Pr
 
 async fn vouched(app: &App, quest: &Quest, claim: &Claim) -> Result<()> {
     let mut writer = app.store.writer().await?;
-    refresh::vouched(&mut writer, &quest.session.id, &claim.owner, claim.sealed.generation).await?;
+    refresh::vouched(&mut writer, &quest.session.id, &claim.owner, claim.changed_at_ms).await?;
     Ok(writer.commit().await?)
 }
 
 /// Stores the new tokens before anybody uses them. A database that is away for a moment must not cost the person their session:
 /// the provider may honour the old refresh token no more.
-async fn store(
-    app: &App,
-    setup: &Setup,
-    quest: &Quest,
-    claim: &Claim,
-    (old, new): (&Tokens, Tokens),
-    until: Instant,
-) -> Result<()> {
+async fn store(app: &App, setup: &Setup, won: Won<'_>, old: &Tokens, new: Tokens) -> Result<()> {
+    let Won { quest, claim, until } = won;
     let is_api = quest.session.kind == SessionKind::Api;
     let previous_hash = old.refresh.as_ref().filter(|_| is_api).map(Tokens::hash);
     let fresh = Fresh {
@@ -186,7 +188,7 @@ async fn store(
         owner: &claim.owner,
         tokens: &new,
         previous_hash: previous_hash.as_deref(),
-        proves: claim.must_prove.then_some(claim.sealed.generation),
+        proves: claim.must_prove.then_some(claim.changed_at_ms),
     };
     let saved = loop {
         match save(app, setup, &fresh, is_api).await {

@@ -86,7 +86,7 @@ impl Work<'_> {
                 Ok(Some(user)) => return Ok(user),
                 Ok(None) => return self.not_ours(created).await,
                 // Whether a commit without an answer happened is unknown as well: the next look at the row tells.
-                Err(error @ Error::DatabaseDown(_)) => last = error,
+                Err(error @ (Error::DatabaseDown(_) | Error::Interrupted(_))) => last = error,
                 Err(error) => {
                     tracing::warn!(registration = self.row.id, %error, "the user cannot be written here; undoing");
                     self.give_up(Some(created), error.reason()).await;

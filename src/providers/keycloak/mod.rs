@@ -46,6 +46,16 @@ impl Provider for Keycloak {
         self.oidc.authorize(attempt, &request).await
     }
 
+    /// Revoking a refresh token leaves the session alive for other clients, and a person whom Keycloak still asks whether to sign out has
+    /// one too; its own logout ends it for all.
+    async fn sign_out(&self, tokens: &Tokens) -> Result<(), ProviderError> {
+        match (&tokens.refresh, &tokens.access) {
+            (Some(refresh), _) => self.oidc.end_session_by(refresh).await,
+            (None, Some(access)) => self.oidc.revoke(access).await,
+            (None, None) => Ok(()),
+        }
+    }
+
     async fn exchange(&self, callback: &Callback, attempt: &LoginAttempt) -> Result<Grant, ProviderError> {
         let mut redeemed = self.oidc.redeem(callback, attempt).await?;
         // Keycloak's default mappers put roles into the access token alone.

@@ -32,6 +32,8 @@ pub struct Metadata {
     pub jwks_uri: Url,
     pub userinfo_endpoint: Option<Url>,
     pub end_session_endpoint: Option<Url>,
+    /// The same place, for calls from us instead of browsers.
+    pub end_session_back_end: Option<Url>,
     pub revocation_endpoint: Option<Url>,
     pub pushed_authorization_request_endpoint: Option<Url>,
     pub requires_pushed_requests: bool,
@@ -85,6 +87,7 @@ impl Metadata {
             jwks_uri: needed(internal("jwks_uri")?, "jwks_uri")?,
             userinfo_endpoint: internal("userinfo_endpoint")?,
             end_session_endpoint: public("end_session_endpoint")?,
+            end_session_back_end: internal("end_session_endpoint")?,
             revocation_endpoint: internal("revocation_endpoint")?,
             pushed_authorization_request_endpoint: internal("pushed_authorization_request_endpoint")?,
             requires_pushed_requests: flag("require_pushed_authorization_requests"),

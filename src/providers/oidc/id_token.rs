@@ -68,11 +68,14 @@ pub fn check(
 }
 
 /// Not empty, not long, and without characters that a database or a log would choke on.
-fn is_short_text(text: &str) -> bool {
+pub(super) fn is_short_text(text: &str) -> bool {
     !text.is_empty() && text.len() <= SUBJECT_MAX && !text.chars().any(char::is_control)
 }
 
-fn check_issuer(claims: &Map<String, Value>, config: &config::Provider) -> Result<String, ProviderError> {
+pub(super) fn check_issuer(
+    claims: &Map<String, Value>,
+    config: &config::Provider,
+) -> Result<String, ProviderError> {
     let Some(issuer) = claims.get("iss").and_then(Value::as_str) else {
         return refuse("id_token_iss", "missing or not a string");
     };
@@ -116,7 +119,7 @@ fn check_audience(claims: &Map<String, Value>, config: &config::Provider) -> Res
 }
 
 /// A `NumericDate` in ms; anything but a sane number is a refusal, never "absent" (CVE-2026-25537).
-fn time_ms(claims: &Map<String, Value>, name: &'static str) -> Result<Option<i64>, ProviderError> {
+pub(super) fn time_ms(claims: &Map<String, Value>, name: &'static str) -> Result<Option<i64>, ProviderError> {
     const LIMIT: f64 = 9_007_199_254_740_992.0;
     let Some(value) = claims.get(name) else { return Ok(None) };
     match value.as_f64() {

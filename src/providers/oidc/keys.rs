@@ -27,6 +27,8 @@ const LIFE_MIN_MS: i64 = 5 * 60 * 1000;
 const LIFE_MAX_MS: i64 = 24 * 60 * 60 * 1000;
 /// After a failed refresh the old keys serve on, and the provider is left alone for this long.
 const PAUSE_MS: i64 = 60 * 1000;
+/// Without any keys a login may always try; who comes unasked waits this long after a failure.
+const COLD_PAUSE_MS: i64 = 1000;
 /// How long somebody who could go on with the old keys waits for new ones.
 const PATIENCE: Duration = Duration::from_secs(1);
 /// How long keys are believed that can no longer be refreshed.
@@ -138,19 +140,35 @@ struct Held {
     life_ms: i64,
 }
 
-/// How many fetches strangers' key ids may cause: three, one more each minute, all again by a fully valid token.
+/// On whose behalf a key is sought.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Asker {
+    /// A login: a code was spent for this token.
+    Login,
+    /// Whoever sends us a token unasked, as logout tokens are sent.
+    Stranger,
+}
+
+/// How many fetches unknown key ids may cause. Logins: three, one more each minute, all again by a fully valid token. Strangers: one a
+/// minute, so that they cannot use up what logins need.
 struct Budget {
     left: i64,
+    full: i64,
     counted_at_ms: i64,
 }
 
 impl Budget {
-    const FULL: i64 = 3;
+    const LOGINS: i64 = 3;
+    const STRANGERS: i64 = 1;
+
+    fn new(full: i64) -> Self {
+        Self { left: full, full, counted_at_ms: 0 }
+    }
 
     fn take(&mut self, now_ms: i64) -> bool {
         let minutes = (now_ms - self.counted_at_ms).div_euclid(60_000).max(0);
         if minutes > 0 {
-            self.left = (self.left + minutes).min(Self::FULL);
+            self.left = (self.left + minutes).min(self.full);
             self.counted_at_ms += minutes * 60_000;
         }
         let allowed = self.left > 0;
@@ -170,7 +188,8 @@ pub(super) struct Keys {
     last_good: Arc<LastGood>,
     /// One fetch at a time; who waited finds the result of who went.
     fetching: tokio::sync::Mutex<()>,
-    budget: Mutex<Budget>,
+    logins: Mutex<Budget>,
+    strangers: Mutex<Budget>,
 }
 
 impl Keys {
@@ -179,7 +198,8 @@ impl Keys {
         Self {
             last_good: Arc::new(last_good),
             fetching: tokio::sync::Mutex::new(()),
-            budget: Mutex::new(Budget { left: Budget::FULL, counted_at_ms: 0 }),
+            logins: Mutex::new(Budget::new(Budget::LOGINS)),
+            strangers: Mutex::new(Budget::new(Budget::STRANGERS)),
         }
     }
 
@@ -187,7 +207,17 @@ impl Keys {
     ///
     /// # Errors
     /// `token_key` when no key fits, `token_signature` when one fits and the signature is not its.
-    pub async fn verify(&self, jws: &Jws<'_>, from: Source<'_>) -> Result<CoreJsonWebKey, ProviderError> {
+    pub async fn verify(
+        &self,
+        jws: &Jws<'_>,
+        from: Source<'_>,
+        asker: Asker,
+    ) -> Result<CoreJsonWebKey, ProviderError> {
+        let failed_ago =
+            is_within(from.now_ms, self.last_good.failed_at_ms.load(Ordering::Relaxed), COLD_PAUSE_MS);
+        if asker == Asker::Stranger && failed_ago && self.last_good.held.load().is_none() {
+            return Err(ProviderError::Unavailable("its keys could not be had a moment ago".to_owned()));
+        }
         let held = self.current(from).await?;
         match jws.verify(&held.keys) {
             Ok(key) => return Ok(key.clone()),
@@ -197,7 +227,7 @@ impl Keys {
             // Without a key id, a new key shows only by signatures that no longer fit the old one.
             Err(SignatureFault::NoKey | SignatureFault::Bad) => {}
         }
-        let held = self.fetch_for_unknown_key(&held, from).await?;
+        let held = self.fetch_for_unknown_key(&held, from, asker).await?;
         match jws.verify(&held.keys) {
             Ok(key) => Ok(key.clone()),
             Err(SignatureFault::Bad) => {
@@ -219,7 +249,7 @@ impl Keys {
 
     /// A fully valid token shows that the provider is well: strangers' fetches are forgiven.
     pub fn forgive(&self) {
-        self.budget.lock().unwrap_or_else(PoisonError::into_inner).left = Budget::FULL;
+        self.logins.lock().unwrap_or_else(PoisonError::into_inner).left = Budget::LOGINS;
     }
 
     /// Keys that are young enough, fetched if need be; older ones serve on while a refresh fails or takes long.
@@ -246,10 +276,15 @@ impl Keys {
         &self,
         seen: &Arc<Held>,
         from: Source<'_>,
+        asker: Asker,
     ) -> Result<Arc<Held>, ProviderError> {
         self.fetch_once(Some(seen), from, || {
             // Asked only by who really goes: the others of one key change share its fetch and its price.
-            self.budget.lock().unwrap_or_else(PoisonError::into_inner).take(from.now_ms)
+            let budget = match asker {
+                Asker::Login => &self.logins,
+                Asker::Stranger => &self.strangers,
+            };
+            budget.lock().unwrap_or_else(PoisonError::into_inner).take(from.now_ms)
         })
         .await
     }
@@ -386,9 +421,12 @@ mod tests {
 
     #[test]
     fn tk_17_unknown_key_ids_have_a_budget() {
-        let mut budget = Budget { left: Budget::FULL, counted_at_ms: 0 };
+        let mut budget = Budget::new(Budget::LOGINS);
         assert_eq!((0..1000).filter(|_| budget.take(1000)).count(), 3);
         assert_eq!((0..1000).filter(|_| budget.take(61_000)).count(), 1);
+        let mut strangers = Budget::new(Budget::STRANGERS);
+        assert_eq!((0..1000).filter(|_| strangers.take(1000)).count(), 1);
+        assert_eq!((0..1000).filter(|_| strangers.take(600_000)).count(), 1);
     }
 
     proptest::proptest! {

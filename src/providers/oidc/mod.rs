@@ -9,6 +9,7 @@ mod discovery;
 mod id_token;
 pub mod jws;
 pub mod keys;
+mod logout_token;
 mod refresh;
 mod strict;
 mod token_call;
@@ -23,7 +24,7 @@ use url::Url;
 use self::discovery::{Discovery, Expectation, Metadata};
 use self::id_token::{Expected, Verified};
 use self::jws::Jws;
-use self::keys::{Keys, Source};
+use self::keys::{Asker, Keys, Source};
 use self::token_call::{Call, ClientProof, Form};
 use super::http::{Http, Trust};
 use super::{Provider, ProviderError};
@@ -171,7 +172,7 @@ impl Oidc {
             .as_ref()
             .ok_or_else(|| ProviderError::protocol("id_token_missing", "the answer has no ID token"))?;
         let jws = Jws::read(id_token.expose_secret())?;
-        let key = self.verify_signature(metadata, &jws).await?;
+        let key = self.verify_signature(metadata, &jws, Asker::Login).await?;
         let expected = Expected { config: &self.config, attempt, now_ms: self.clock.now_ms() };
         let verified = id_token::check(jws.typ.as_deref(), &jws.claims, &expected)?;
         if let (Some(claimed), Some(access)) = (jws.claims.get("at_hash"), &tokens.access) {
@@ -188,6 +189,7 @@ impl Oidc {
         &self,
         metadata: &Metadata,
         jws: &Jws<'_>,
+        asker: Asker,
     ) -> Result<openidconnect::core::CoreJsonWebKey, ProviderError> {
         // The provider's own list narrows ours; it never widens it.
         let announced = metadata.id_token_algs.is_empty() || metadata.id_token_algs.contains(&jws.alg);
@@ -199,6 +201,7 @@ impl Oidc {
             .verify(
                 jws,
                 Source { http: &self.http, jwks_uri: &metadata.jwks_uri, now_ms: self.clock.now_ms() },
+                asker,
             )
             .await
     }
@@ -280,7 +283,7 @@ impl Oidc {
     ) -> Option<Map<String, Value>> {
         let metadata = self.metadata().await.ok()?;
         let jws = Jws::read(tokens.access.as_ref()?.expose_secret()).ok()?;
-        self.verify_signature(&metadata, &jws).await.ok()?;
+        self.verify_signature(&metadata, &jws, Asker::Login).await.ok()?;
         let is = |name: &str, value: &str| jws.claims.get(name).and_then(Value::as_str) == Some(value);
         let ours = is("iss", &self.config.issuer) && is("azp", &self.config.client_id) && is("sub", subject);
         ours.then_some(jws.claims)

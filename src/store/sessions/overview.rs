@@ -31,5 +31,5 @@ pub async fn list_live(
 pub async fn users_with_sessions(db: &mut impl Db, limit: u32) -> Result<Vec<String>, StoreError> {
     let rows: Vec<(String,)> = sql!(fetch_all in db,
         "SELECT DISTINCT user_id FROM sessions WHERE revoked_at IS NULL LIMIT $1", i64::from(limit))?;
-    Ok(super::firsts(rows))
+    Ok(rows.into_iter().map(|(id,)| id).collect())
 }

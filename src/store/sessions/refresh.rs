@@ -6,7 +6,7 @@
 use super::SealedTokens;
 use crate::crypto::KeyRing;
 use crate::domain::Tokens;
-use crate::store::{Db, StoreError, Write, Writer};
+use crate::store::{Db, Note, StoreError, Write, Writer};
 
 /// Who wants to renew which generation, and for how long nobody else may.
 #[derive(Debug, Clone, Copy)]
@@ -32,6 +32,9 @@ pub struct Claim {
     #[sqlx(rename = "auth_time")]
     pub auth_time_ms: Option<i64>,
     pub must_prove: bool,
+    /// When the row last changed; every mark to prove is such a change.
+    #[sqlx(rename = "changed_at")]
+    pub changed_at_ms: i64,
 }
 
 /// `None` when another has the claim, the session ended, pauses, or is another generation already.
@@ -44,7 +47,8 @@ pub async fn claim(w: &mut impl Write, bid: Bid<'_>) -> Result<Option<Claim>, St
          AND revoked_at IS NULL AND (refresh_until IS NULL OR refresh_until <= $5) \
          AND (refresh_not_before IS NULL OR refresh_not_before <= $5) \
          RETURNING id, access_token, refresh_token, id_token, token_expires_at, refresh_expires_at, scope, \
-         generation, refresh_owner, refresh_failures, auth_time, must_prove",
+         generation, refresh_owner, refresh_failures, auth_time, must_prove, \
+         changed_at",
         bid.session_id, bid.generation, bid.owner, bid.until_ms, bid.now_ms)
 }
 
@@ -57,7 +61,7 @@ pub struct Fresh<'a> {
     pub tokens: &'a Tokens,
     /// Recognises the refresh token that was replaced, where a client may still hold it.
     pub previous_hash: Option<&'a [u8]>,
-    /// The generation whose proof this is; a session that was marked again meanwhile stays marked.
+    /// The row's last change when it was claimed, if that is proven by these tokens; a session marked since then stays marked.
     pub proves: Option<i64>,
 }
 
@@ -75,17 +79,17 @@ pub async fn save(
     let rows = sql!(execute in w,
         "UPDATE sessions SET access_token = $3, refresh_token = $4, id_token = $5, token_expires_at = $6, \
          refresh_expires_at = $7, scope = $8, changed_at = $9, refreshed_at = $9, \
-         previous_refresh_hash = $10, must_prove = (must_prove AND generation <> $11), \
+         previous_refresh_hash = $10, must_prove = (must_prove AND changed_at <> $11), \
          generation = generation + 1, refresh_owner = NULL, refresh_until = NULL, refresh_failures = 0, \
          refresh_not_before = NULL WHERE id = $1 AND refresh_owner = $2 AND revoked_at IS NULL",
         fresh.session_id, fresh.owner, sealed.access.as_deref(), sealed.refresh.as_deref(),
         sealed.id.as_deref(), fresh.tokens.access_expires_at_ms, fresh.tokens.refresh_expires_at_ms,
-        fresh.tokens.scope.as_deref(), now_ms, fresh.previous_hash, fresh.proves.unwrap_or(NO_GENERATION))?;
-    Ok(rows == 1)
+        fresh.tokens.scope.as_deref(), now_ms, fresh.previous_hash, fresh.proves.unwrap_or(NEVER_MS))?;
+    Ok(noted(w, rows, fresh.session_id))
 }
 
-/// Generations count from 1.
-const NO_GENERATION: i64 = 0;
+/// No row changed then.
+const NEVER_MS: i64 = i64::MIN;
 
 /// The provider still honours the session's access token: there is nothing new to store, and nothing to prove any more.
 ///
@@ -93,11 +97,19 @@ const NO_GENERATION: i64 = 0;
 /// The database's.
 pub async fn vouched(w: &mut Writer, session_id: &str, owner: &str, proves: i64) -> Result<bool, StoreError> {
     let rows = sql!(execute in w,
-        "UPDATE sessions SET must_prove = (must_prove AND generation <> $3), refresh_owner = NULL, \
+        "UPDATE sessions SET must_prove = (must_prove AND changed_at <> $3), refresh_owner = NULL, \
          refresh_until = NULL, refresh_failures = 0, refresh_not_before = NULL \
          WHERE id = $1 AND refresh_owner = $2 AND revoked_at IS NULL",
         session_id, owner, proves)?;
-    Ok(rows == 1)
+    Ok(noted(w, rows, session_id))
+}
+
+/// Whoever remembers the row, here or in another process, has to look again.
+fn noted(w: &mut Writer, rows: u64, session_id: &str) -> bool {
+    if rows == 1 {
+        w.note(Note::Changed(session_id.to_owned()));
+    }
+    rows == 1
 }
 
 /// The try failed: the claim is given back, and the session pauses until `not_before_ms`.

@@ -2,7 +2,7 @@
 
 use super::{UserRow, user_columns};
 use crate::domain::{Change, Profile, Status, User, usertag};
-use crate::store::{StoreError, Writer, sessions};
+use crate::store::{Note, StoreError, Writer, sessions};
 
 /// Tries against replicas that create or move the same row at the same
 /// moment; each lost race is settled by the next look.
@@ -99,6 +99,7 @@ pub async fn bury(w: &mut Writer, change: &Change, now_ms: i64) -> Result<Applie
         sql!(execute in w,
             "UPDATE users SET deleted_at = $2, is_active = $3, updated_at = $2 WHERE id = $1",
             &user.id, now_ms, false)?;
+        w.note(Note::User(user.id.clone()));
         ended_sessions.extend(sessions::end_of_user(w, &user.id, None, now_ms).await?);
     }
     Ok(Applied { user, outcome: Outcome::Tombstone, moved_issuer, email_shared: false, ended_sessions })
@@ -142,6 +143,7 @@ async fn locate(w: &mut Writer, change: &Change) -> Result<Option<(User, bool)>,
             sql!(execute in w,
                 "UPDATE sessions SET issuer = $2 WHERE user_id = $1 AND issuer = $3",
                 &user.id, &change.issuer, former)?;
+            w.note(Note::User(user.id.clone()));
             user.issuer.clone_from(&change.issuer);
             return Ok(Some((user, true)));
         }
@@ -243,6 +245,10 @@ async fn renew(
         save(w, &user).await?;
     } else if user != old {
         save_visit(w, &user).await?;
+    }
+    // A login that only counts itself is no news to other tabs.
+    if outcome == Outcome::Updated {
+        w.note(Note::User(user.id.clone()));
     }
     let mut applied = untouched(user, outcome);
     if !applied.user.is_active {

@@ -64,13 +64,16 @@ pub async fn open(
     };
     end_previous(&mut writer, previous, now_ms).await?;
     let new = new_session(app, setup, &user, grant, visitor);
-    sessions::insert(&mut writer, &new, &setup.ring).await?;
+    let stored = sessions::insert(&mut writer, &new, &setup.ring).await?;
     if standing == Standing::Doubted {
         sessions::must_prove(&mut writer, &user.id, &user.provider, &user.issuer, now_ms).await?;
     }
-    let ended =
-        sessions::end_oldest_beyond(&mut writer, &user.id, setup.config.limits.sessions_per_user, now_ms)
-            .await?;
+    let keep = setup.config.limits.sessions_per_user;
+    let ended = if stored < i64::from(keep) {
+        Vec::new()
+    } else {
+        sessions::end_oldest_beyond(&mut writer, &user.id, keep, now_ms).await?
+    };
     let deed = audit::Deed {
         event: "login",
         provider: Some(&user.provider),

@@ -75,10 +75,13 @@ pub async fn insert(w: &mut Writer, name: &Name, now_ms: i64, expires_at_ms: i64
 /// The database's.
 pub async fn find(w: &mut Writer, names: [&Name; 3], now_ms: i64) -> Result<[Option<i64>; 3], StoreError> {
     let [a, b, c] = names.map(|name| name.0.as_slice());
-    let rows: Vec<(Vec<u8>, i64)> = sql!(fetch_all in w,
-        "SELECT name_hash, ended_at FROM ended_sids WHERE name_hash IN ($1, $2, $3) AND expires_at > $4",
+    // One row whatever is stored: a login waits for a single answer.
+    let (of_a, of_b, of_c): (Option<i64>, Option<i64>, Option<i64>) = sql!(fetch_one in w,
+        "SELECT MAX(CASE WHEN name_hash = $1 THEN ended_at END), MAX(CASE WHEN name_hash = $2 THEN ended_at END), \
+         MAX(CASE WHEN name_hash = $3 THEN ended_at END) FROM ended_sids \
+         WHERE name_hash IN ($1, $2, $3) AND expires_at > $4",
         a, b, c, now_ms)?;
-    Ok(names.map(|name| rows.iter().find(|(hash, _)| *hash == name.0).map(|(_, at)| *at)))
+    Ok([of_a, of_b, of_c])
 }
 
 /// Removes what no login can need any more, at most `limit`; returns how many.

@@ -45,6 +45,7 @@ fn doors() -> anyhow::Result<Vec<(&'static str, String)>> {
             choice("Development", None),
         ],
         notice: Some("Your session has ended. Please sign in again.".to_owned()),
+        form: None,
         register_href: Some("/auth/register".to_owned()),
     };
     let signed_out = SignedOut {

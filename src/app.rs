@@ -6,9 +6,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+use tokio::sync::OnceCell;
+use zeroize::Zeroizing;
 
 use crate::config::{self, Config};
 use crate::crypto::seal::KeyRing;
+use crate::domain::rates::Rates;
 use crate::domain::return_to::ReturnRules;
 use crate::domain::{Clock, Random, Refusals, Tally};
 use crate::events::live::Live;
@@ -29,6 +32,10 @@ pub struct App {
     pub metrics: Metrics,
     /// How much each address may still write to the audit log this minute.
     pub refusals: Refusals,
+    /// How often each network knocked at each door (`flows::limits::Door`).
+    pub rates: Rates<3>,
+    /// What makes the counts of wrong passwords unreadable; fetched when first needed.
+    pub guess_key: OnceCell<Zeroizing<Vec<u8>>>,
     /// Sessions whose tokens this process is renewing, by id.
     pub renewals: SingleFlight,
     /// Refused logout tokens by address.
@@ -129,10 +136,12 @@ impl App {
         Self {
             setup: ArcSwap::from_pointee(setup),
             store,
+            rates: Rates::new(Arc::clone(&clock)),
             clock,
             random,
             metrics,
             refusals: Refusals::default(),
+            guess_key: OnceCell::new(),
             renewals: SingleFlight::default(),
             bad_logout_tokens: Tally::default(),
             live: Live::default(),

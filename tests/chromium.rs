@@ -240,3 +240,33 @@ async fn the_development_issuers_page_is_drawn_too() {
     pictures(&chrome, "dev-sign-in").await;
     chrome.close().await;
 }
+
+#[tokio::test]
+async fn a_person_without_a_mouse_gets_an_account_and_signs_in_with_it() {
+    let more = "[[provider]]\nid = \"partners\"\nkind = \"keycloak\"\nlabel = \"Partners and suppliers\"\nissuer = \"http://127.0.0.1:9/realms/p\"\nclient_id = \"d\"\nclient_secret = \"s3cret-of-the-client\"\nregistration = true\n";
+    let dev = "[[provider]]\nid = \"dev\"\nkind = \"dev\"\nlabel = \"Company login\"\nclient_id = \"doorward\"\nclient_auth = \"none\"\nregistration = true\n";
+    let house = TestHouse::with(&format!("{dev}{more}")).open().await;
+    let chrome = chromium::browser().await;
+    chrome.goto(&format!("{}/auth/login?return_to=/protected", house.url)).await;
+    reaches_by_keyboard(&chrome, "a[href^='/auth/register']").await;
+    arrives(&chrome, &house, "/auth/register").await;
+    pictures(&chrome, "register").await;
+    for (field, text) in
+        [("username", "nina"), ("email", "nina@new.example"), ("firstName", "Nina"), ("password", "short")]
+    {
+        chrome.fill(&format!("#{field}"), text).await;
+    }
+    chrome.click("input[value='dev']").await;
+    chrome.click("button[type='submit']").await;
+    chrome.wait_for("#password-fault").await;
+    pictures(&chrome, "register-again").await;
+    assert_eq!(chrome.run("return document.activeElement.id").await, "password", "where the fault is");
+    assert_eq!(chrome.run("return document.querySelector('#username').value").await, "nina");
+    chrome.fill("#password", "long enough for anybody").await;
+    reaches_by_keyboard(&chrome, "button[type='submit']").await;
+    chrome.click("button[value='nina']").await;
+    arrives(&chrome, &house, "/protected").await;
+    assert!(page_has(&chrome, "nina").await);
+    assert_policy_kept(&chrome).await;
+    chrome.close().await;
+}

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use doorward::domain::{Clock as _, Status};
+use doorward::domain::Status;
 use doorward::store::{sessions, users};
 use reqwest::Method;
 use secrecy::ExposeSecret as _;
@@ -15,7 +15,7 @@ use crate::house::op::{Answer, Gate, Person, ScriptedOp};
 use crate::house::servers::http;
 use crate::house::servers::keycloak::{self, Realm, RealmSpec};
 use crate::house::tab::Tab;
-use crate::security::{is_signed_in, signed_in};
+use crate::security::{is_signed_in, keep_time, signed_in};
 use crate::stores;
 
 const SOON: Duration = Duration::from_secs(5);
@@ -83,8 +83,7 @@ async fn an_open_tab_hears_that_its_user_changed_and_nobody_elses() {
     signed_in(&house).await;
     assert!(tab.is_quiet(Duration::from_millis(20)).await);
     house.clock.advance(Duration::from_secs(2));
-    let clock = std::sync::Arc::clone(&house.clock);
-    op.set_now(std::sync::Arc::new(move || clock.now_ms()));
+    keep_time(&op, &house);
     op.script(|s| s.person = Person::named("alice").with("name", "Alicia"));
     signed_in(&house).await;
     assert_eq!(tab.next(SOON).await.as_deref(), Some("user-updated"));
@@ -95,6 +94,7 @@ async fn an_open_tab_hears_that_its_user_changed_and_nobody_elses() {
 async fn se_04_listening_keeps_no_session_alive_and_the_stream_ends_with_it() {
     let op = ScriptedOp::start().await;
     let house = TestHouse::with_op(&op).set("SESSION__IDLE", "\"10m\"").open().await;
+    keep_time(&op, &house);
     let browser = signed_in(&house).await;
     let mut tab = Tab::open(&browser).await;
     house.clock.advance(Duration::from_mins(9));
@@ -322,18 +322,58 @@ async fn keycloaks_administrator_logs_a_person_out_of_three_browsers_on_three_pr
 }
 
 #[tokio::test]
-async fn of_six_sessions_keycloak_names_one_and_the_others_must_prove_themselves() {
+async fn of_six_sessions_keycloak_names_one_and_all_six_end_on_every_process() {
     let realm = keycloak::server().await.realm(RealmSpec::default()).await;
     let fleet = Fleet::open(keycloak_home(&realm, ""), 3).await;
     balancer(&fleet);
     realm.set_backchannel_logout(&format!("{}/auth/backchannel-logout/keycloak", fleet.public_url)).await;
+    let mut people = Vec::new();
     for _ in 0..6 {
-        fleet.signed_in_at(&realm, "alice").await;
+        people.push(fleet.signed_in_at(&realm, "alice").await);
     }
-    fleet.signed_in_at(&realm, "bob").await;
+    let bob = fleet.signed_in_at(&realm, "bob").await;
     realm.logout_user("alice").await;
     let ended = "SELECT count(*) FROM sessions WHERE revoked_at IS NOT NULL";
     assert_eq!(fleet.database.number(ended).await, 1, "{}", fleet.logs());
     let doubted = "SELECT count(*) FROM sessions WHERE revoked_at IS NULL AND must_prove";
     assert_eq!(fleet.database.number(doubted).await, 5);
+    for (n, person) in people.iter().enumerate() {
+        let at = fleet.everywhere(person);
+        assert!(!is_signed_in(&at[n % 3]).await, "{}", fleet.logs());
+        assert_eq!(at[(n + 1) % 3].navigate("/protected").await.status, 303);
+    }
+    assert_eq!(fleet.database.number(ended).await, 6);
+    assert!(is_signed_in(&bob).await);
+}
+
+#[tokio::test]
+async fn a_session_in_doubt_asks_the_provider_and_waits_while_that_is_down() {
+    let op = ScriptedOp::start().await;
+    let provider =
+        crate::house::home::op_provider("op", &op).replace("kind = \"oidc\"", "kind = \"keycloak\"");
+    let house = TestHouse::with(&provider).open().await;
+    let tell = async |token: String| {
+        let url = format!("{}/auth/backchannel-logout/op", house.url);
+        assert_eq!(http().post(url).form(&[("logout_token", token)]).send().await.unwrap().status(), 200);
+    };
+    let (one, other) = (signed_in(&house).await, signed_in(&house).await);
+    let sids = op.sids();
+    tell(op.logout_token(Some("alice"), Some(&sids[0]), |_| {})).await;
+    assert!(!is_signed_in(&one).await);
+    op.script(|s| s.answer("/token", Answer::error(503, "temporarily_unavailable")));
+    let asked = other.get_json("/auth/me").await;
+    assert_eq!((asked.status, house.live_sessions().await), (503, 1), "{}", asked.text());
+    op.script(|s| s.answer("/token", Answer::Normal));
+    // A failed try pauses the session for a moment.
+    house.clock.advance(Duration::from_secs(40));
+    assert!(is_signed_in(&other).await, "the provider still honours it");
+    let calls = op.count("/token");
+    assert!(is_signed_in(&other).await);
+    assert_eq!(op.count("/token"), calls, "a proof is asked once");
+    let third = signed_in(&house).await;
+    tell(op.logout_token(Some("alice"), op.sids().last().map(String::as_str), |_| {})).await;
+    assert!(!is_signed_in(&third).await);
+    op.revoke_all_grants();
+    assert!(!is_signed_in(&other).await, "refused");
+    assert_eq!(house.live_sessions().await, 0);
 }

@@ -15,6 +15,7 @@ mod logout;
 mod op_hostile_selftest;
 mod op_selftest;
 mod openapi;
+mod password;
 mod problems;
 mod refresh;
 mod register;

@@ -5,7 +5,9 @@ mod attempts_and_audit;
 mod keys;
 mod opening;
 mod outages;
+mod password_failures;
 mod refresh;
+mod registrations;
 mod sessions;
 mod users;
 

@@ -11,6 +11,7 @@ mod door;
 mod logins;
 mod memory;
 mod micro;
+mod passwords;
 mod pin;
 mod report;
 mod start;
@@ -33,7 +34,7 @@ use self::report::Report;
 /// What may go wrong ends the run with a sentence.
 pub type Outcome<T> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
-const PARTS: [&str; 3] = ["login", "start", "micro"];
+const PARTS: [&str; 4] = ["login", "passwords", "start", "micro"];
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
@@ -58,6 +59,9 @@ async fn run(report: &mut Report, wanted: impl Fn(&str) -> bool) -> Outcome<()> 
     if wanted("start") {
         start::measure(report)?;
         memory::measure(report).await?;
+    }
+    if wanted("passwords") {
+        passwords::measure(report).await?;
     }
     if wanted("micro") {
         micro::measure(report).await?;

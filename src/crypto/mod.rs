@@ -10,6 +10,7 @@
 //! ```
 
 pub mod key;
+pub mod mac;
 pub mod seal;
 pub mod sign;
 

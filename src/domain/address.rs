@@ -13,6 +13,18 @@ pub fn is_loopback_host(host: &str) -> bool {
     name == "localhost" || name.ends_with(".localhost")
 }
 
+/// What counts as one visitor: an IPv4 address, or the /64 of an IPv6 one, since who holds one address there holds them all.
+#[must_use]
+pub fn network(address: &str) -> String {
+    match address.parse::<std::net::Ipv6Addr>() {
+        Ok(ip) => {
+            let [a, b, c, d, ..] = ip.segments();
+            format!("{a:x}:{b:x}:{c:x}:{d:x}::/64")
+        }
+        Err(_) => address.to_owned(),
+    }
+}
+
 /// Whether an address belongs to nobody on the public internet: loopback, private, link-local, shared, unspecified or multicast.
 #[must_use]
 pub fn is_private(ip: IpAddr) -> bool {

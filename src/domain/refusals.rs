@@ -3,6 +3,8 @@
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
+use super::address;
+
 const ROWS_PER_MINUTE: u32 = 60;
 const MINUTE_MS: i64 = 60_000;
 /// Addresses remembered at once; beyond it all newcomers share one place.
@@ -23,7 +25,7 @@ impl Refusals {
     pub fn admit(&self, address: &str, now_ms: i64) -> (bool, Option<(String, u32)>) {
         let minute = now_ms.div_euclid(MINUTE_MS);
         let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let network = network(address);
+        let network = address::network(address);
         let address = network.as_str();
         let known = counts.contains_key(address);
         if !known && counts.len() >= ADDRESSES_MAX {
@@ -39,18 +41,6 @@ impl Refusals {
         }
         count.rows = count.rows.saturating_add(1);
         (count.rows <= ROWS_PER_MINUTE, uncounted)
-    }
-}
-
-/// Who holds one IPv6 address holds its /64.
-#[must_use]
-pub fn network(address: &str) -> String {
-    match address.parse::<std::net::Ipv6Addr>() {
-        Ok(ip) => {
-            let [a, b, c, d, ..] = ip.segments();
-            format!("{a:x}:{b:x}:{c:x}:{d:x}::/64")
-        }
-        Err(_) => address.to_owned(),
     }
 }
 

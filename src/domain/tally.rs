@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
-use super::refusals::network;
+use super::address::network;
 
 /// Addresses remembered at once; beyond it all newcomers share one place.
 const ADDRESSES_MAX: usize = 10_000;

@@ -9,13 +9,14 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use subtle::ConstantTimeEq as _;
 
 use super::again::again;
-use super::session::{self, Opened, Previous};
-use super::{Visitor, audit};
+use super::limits::{self, Door};
+use super::session::{self, Entrance, Opened, Previous};
+use super::{Visitor, audit, guesses};
 use crate::app::{App, Setup};
 use crate::config::ResponseMode;
 use crate::crypto::seal::Place;
 use crate::domain::login::Destination;
-use crate::domain::{Callback, LoginAttempt, LoginRequest, Prompt, ReturnTo, SessionKey};
+use crate::domain::{Callback, LoginAttempt, LoginRequest, Prompt, ReturnTo, SessionKey, SessionKind};
 use crate::error::{Error, Result};
 use crate::providers::{Provider, ProviderError};
 use crate::store::used_attempts;
@@ -51,7 +52,13 @@ pub enum Direction {
 ///
 /// # Errors
 /// An unknown provider, a wish that is not offered, or a provider that cannot be asked.
-pub async fn begin(app: &App, request: &LoginRequest, held: &[SealedAttempt]) -> Result<Direction> {
+pub async fn begin(
+    app: &App,
+    request: &LoginRequest,
+    held: &[SealedAttempt],
+    visitor: &Visitor,
+) -> Result<Direction> {
+    limits::admit(app, Door::LoginStart, visitor).await?;
     let setup = app.setup();
     let silent = |provider: &crate::config::Provider| provider.silent_login;
     if request.prompt == Some(Prompt::None) && !setup.config.providers.iter().any(silent) {
@@ -97,6 +104,8 @@ fn choose<'s>(setup: &'s Setup, request: &LoginRequest) -> Result<Option<&'s std
         (None, None) => {}
     }
     match setup.providers() {
+        // A form of ours comes first, unless more is asked than a password can prove.
+        [only] if only.config().password_form && !request.wants_a_new_login() => Ok(None),
         [only] => Ok(Some(only)),
         [] => Err(Error::NotOffered),
         _ => Ok(None),
@@ -183,6 +192,7 @@ pub struct Arrival<'a> {
 /// Why nobody is signed in: an attempt that is over, an answer that cannot be accepted, a person who may not come in, or a house that
 /// does not answer.
 pub async fn finish(app: &App, arrival: &Arrival<'_>) -> Result<Finished> {
+    limits::admit(app, Door::Callback, arrival.visitor).await?;
     let setup = app.setup();
     let provider = setup.provider(arrival.provider).ok_or(Error::NotFound)?;
     let finished = finish_at(app, &setup, provider.as_ref(), arrival).await;
@@ -228,8 +238,12 @@ async fn finish_at(
     let asked_at_ms = Some(app.now_ms());
     let grant = timed(app, provider, "exchange", provider.exchange(arrival.callback, &attempt)).await?;
     let previous = Previous { key: arrival.previous, id: attempt.previous.as_deref(), asked_at_ms };
-    let open = async || session::open(app, setup, grant.clone(), previous, arrival.visitor).await;
+    let entrance = |grant| Entrance { grant, kind: SessionKind::Browser, previous };
+    let open = async || session::open(app, setup, entrance(grant.clone()), arrival.visitor).await;
     let opened = again(app, open).await?;
+    if provider.config().password_login {
+        guesses::forgive(app, &opened.guest.user, arrival.visitor).await;
+    }
     Ok(Finished::SignedIn { opened: Box::new(opened), return_to: attempt.return_to.as_str().to_owned() })
 }
 

@@ -2,6 +2,7 @@
 //!
 //! A logout may overtake the login that it speaks of. Both take one lock and leave or look for one mark, and the logout wins.
 
+use super::again::again;
 use super::{Visitor, audit};
 use crate::app::{App, Setup};
 use crate::config::ProviderKind;
@@ -32,7 +33,10 @@ pub async fn hear(app: &App, provider_id: &str, token: &str, visitor: &Visitor) 
     let setup = app.setup();
     let provider = setup.provider(provider_id).ok_or(Error::NotFound)?;
     let heard = match provider.read_logout_token(token).await {
-        Ok(told) => act(app, provider.as_ref(), &told, visitor).await,
+        Ok(told) => {
+            let acted = again(app, async || act(app, provider.as_ref(), &told, visitor).await).await;
+            acted.map_err(Fault::Ours).and_then(|told| told.map_err(Fault::Bad))
+        }
         Err(ProviderError::Protocol { reason, detail }) => {
             tracing::info!(provider = provider_id, reason, detail, "logout token refused");
             Err(Fault::Bad(reason))
@@ -58,12 +62,6 @@ enum Fault {
     Ours(Error),
 }
 
-impl<E: Into<Error>> From<E> for Fault {
-    fn from(error: E) -> Self {
-        Self::Ours(error.into())
-    }
-}
-
 /// Counts a refused token. Only those are limited: providers do not send a good one twice.
 async fn refuse(app: &App, setup: &Setup, provider: &str, reason: &'static str, visitor: &Visitor) -> Error {
     app.metrics.logout("backchannel", reason);
@@ -80,13 +78,14 @@ async fn refuse(app: &App, setup: &Setup, provider: &str, reason: &'static str, 
     Error::InvalidRequest("This logout token cannot be accepted.")
 }
 
-/// Everything that a logout token does, in one transaction: its mark against replay, the ends, and the marks for logins under way.
+/// Everything that a logout token does, in one transaction: its mark against replay, the ends, and the marks for logins under way. The
+/// inner error is the reason for which the token is refused after all.
 async fn act(
     app: &App,
     provider: &dyn Provider,
     told: &LogoutToken,
     visitor: &Visitor,
-) -> Result<Heard, Fault> {
+) -> Result<Result<Heard, &'static str>> {
     let (id, now_ms) = (provider.config().id.as_str(), app.now_ms());
     let mut writer = app.store.writer().await?;
     lock(&mut writer, id, told).await?;
@@ -95,7 +94,7 @@ async fn act(
         let refusal =
             audit::Refusal { event: "logout.refused", reason: "logout_token_replay", provider: Some(id) };
         audit::refusal(app, &refusal, visitor).await;
-        return Ok(Heard::Again);
+        return Ok(Ok(Heard::Again));
     }
     let person = match &told.subject {
         Some(subject) => users::find_by_identity(&mut writer, id, &told.issuer, subject).await?,
@@ -108,7 +107,7 @@ async fn act(
             let is_theirs =
                 |named: &sessions::NamedBySid| told.subject.as_ref().is_none_or(|sub| *sub == named.subject);
             if !named.iter().all(is_theirs) {
-                return Err(Fault::Bad("logout_token_subject"));
+                return Ok(Err("logout_token_subject"));
             }
             user_id = user_id.or_else(|| named.into_iter().next().map(|named| named.user_id));
             sessions::end_by_sid(&mut writer, id, &told.issuer, sid, now_ms).await?
@@ -134,7 +133,7 @@ async fn act(
     .await?;
     writer.commit().await?;
     app.metrics.session_ended("backchannel", ended.len() as u64);
-    Ok(Heard::Ended(ended.len()))
+    Ok(Ok(Heard::Ended(ended.len())))
 }
 
 async fn lock(writer: &mut Writer, provider: &str, told: &LogoutToken) -> Result<()> {

@@ -40,13 +40,8 @@ pub struct Opened {
 ///
 /// # Errors
 /// A person who may not come in, an id that another identity holds, or the database's.
-pub async fn open(
-    app: &App,
-    setup: &Setup,
-    grant: Grant,
-    previous: Previous<'_>,
-    visitor: &Visitor,
-) -> Result<Opened> {
+pub async fn open(app: &App, setup: &Setup, entrance: Entrance<'_>, visitor: &Visitor) -> Result<Opened> {
+    let Entrance { grant, kind, previous } = entrance;
     let now_ms = app.now_ms();
     let mut writer = app.store.writer().await?;
     let standing =
@@ -63,7 +58,8 @@ pub async fn open(
         }
     };
     end_previous(&mut writer, previous, now_ms).await?;
-    let new = new_session(app, setup, &user, grant, visitor);
+    let mut new = new_session(app, setup, &user, grant, visitor);
+    new.session.kind = kind;
     let stored = sessions::insert(&mut writer, &new, &setup.ring).await?;
     if standing == Standing::Doubted {
         sessions::must_prove(&mut writer, &user.id, &user.provider, &user.issuer, now_ms).await?;
@@ -84,6 +80,15 @@ pub async fn open(
     writer.commit().await?;
     app.metrics.session_ended("too_many", ended.len() as u64);
     Ok(Opened { guest: Guest { user, session: new.session }, key: new.key })
+}
+
+/// A verified login on its way in.
+#[derive(Debug)]
+pub struct Entrance<'a> {
+    pub grant: Grant,
+    /// An *api* session's key is drawn like any other, and handed to nobody.
+    pub kind: SessionKind,
+    pub previous: Previous<'a>,
 }
 
 /// The sessions that a browser had before; a new login ends them (session fixation, security.md SE-02).
@@ -181,8 +186,11 @@ async fn read(app: &App, key: &SessionKey) -> Result<Option<Guest>> {
     let mut reader = app.store.reader().await?;
     let found = sessions::find_by_key_hash(&mut reader, &key.hash()).await?;
     let idle_ms = app.setup().config.session.idle_ms;
-    let welcome =
-        |(session, user): &(Session, User)| session.is_alive(app.now_ms(), idle_ms) && user.admit().is_ok();
+    let welcome = |(session, user): &(Session, User)| {
+        // An api session's key was handed to nobody: who brings one cannot have it from us.
+        let is_browser = session.kind == SessionKind::Browser;
+        is_browser && session.is_alive(app.now_ms(), idle_ms) && user.admit().is_ok()
+    };
     Ok(found.filter(welcome).map(|(session, user)| Guest { user, session }))
 }
 

@@ -1,9 +1,10 @@
 //! Clears away what nobody needs any more, in bounded batches.
 
 use super::lease::Lease;
+use super::limits;
 use crate::app::App;
 use crate::error::Result;
-use crate::store::{audit_log, ended_sids, seen_logout_tokens, sessions, used_attempts};
+use crate::store::{audit_log, ended_sids, password_failures, seen_logout_tokens, sessions, used_attempts};
 
 /// Rows per transaction: small enough that a login never waits long for the writer.
 const BATCH: u32 = 500;
@@ -12,6 +13,9 @@ const BATCHES_MAX: u32 = 200;
 /// Ended sessions stay this long for the account page of an administrator and the audit trail.
 const KEEP_ENDED_MS: i64 = 24 * 60 * 60 * 1000;
 const KEEP_AUDIT_MS: i64 = 400 * 24 * 60 * 60 * 1000;
+/// A wrong password is forgotten when a week brought no other; a network from which somebody signed in well, after 90 days.
+const KEEP_GUESSES_MS: i64 = 7 * 24 * 60 * 60 * 1000;
+const KEEP_KNOWN_MS: i64 = 90 * 24 * 60 * 60 * 1000;
 
 /// How many rows went.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -21,6 +25,7 @@ pub struct Swept {
     pub logouts: u64,
     pub sessions: u64,
     pub audit: u64,
+    pub guesses: u64,
 }
 
 /// Removes expired attempts, dead sessions and old audit rows.
@@ -47,7 +52,8 @@ async fn sweep(app: &App, lease: Option<&Lease>) -> Result<Swept> {
         swept.logouts += batch.logouts;
         swept.sessions += batch.sessions;
         swept.audit += batch.audit;
-        if [batch.attempts, batch.logouts, batch.sessions, batch.audit]
+        swept.guesses += batch.guesses;
+        if [batch.attempts, batch.logouts, batch.sessions, batch.audit, batch.guesses]
             .into_iter()
             .all(|n| n < u64::from(BATCH))
         {
@@ -58,6 +64,8 @@ async fn sweep(app: &App, lease: Option<&Lease>) -> Result<Swept> {
     app.metrics.swept("logouts", swept.logouts);
     app.metrics.swept("sessions", swept.sessions);
     app.metrics.swept("audit", swept.audit);
+    app.metrics.swept("password_failures", swept.guesses);
+    limits::tidy(app);
     Ok(swept)
 }
 
@@ -77,6 +85,13 @@ async fn one_batch(app: &App, lease: Option<&Lease>) -> Result<Option<Swept>> {
             + ended_sids::remove_expired(&mut writer, now_ms, BATCH).await?,
         sessions: sessions::remove_dead(&mut writer, now_ms - KEEP_ENDED_MS, idle_ms, BATCH).await?,
         audit: audit_log::remove_before(&mut writer, now_ms - KEEP_AUDIT_MS, BATCH).await?,
+        guesses: password_failures::remove_old(
+            &mut writer,
+            now_ms - KEEP_GUESSES_MS,
+            now_ms - KEEP_KNOWN_MS,
+            BATCH,
+        )
+        .await?,
     };
     writer.commit().await?;
     Ok(Some(swept))

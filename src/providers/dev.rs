@@ -1,11 +1,12 @@
 //! What differs at the development `IdP`: it says in so many words that an account is suspended.
 
 use async_trait::async_trait;
+use secrecy::SecretString;
 
 use super::directory::Directory;
 use super::oidc::Oidc;
-use super::{Provider, ProviderError};
-use crate::domain::{Callback, Denial, LoginAttempt};
+use super::{PasswordLogin, Provider, ProviderError};
+use crate::domain::{Callback, Denial, Grant, LoginAttempt};
 
 pub(super) struct Dev(pub Oidc);
 
@@ -25,5 +26,23 @@ impl Provider for Dev {
             return Err(ProviderError::Denied(Denial::AccountDisabled));
         }
         Oidc::check_error(callback, attempt)
+    }
+
+    fn passwords(&self) -> Option<&dyn PasswordLogin> {
+        Some(self)
+    }
+}
+
+#[async_trait]
+impl PasswordLogin for Dev {
+    async fn login(&self, username: &str, password: &SecretString) -> Result<Grant, ProviderError> {
+        match self.0.ask_with_password(username, password).await? {
+            Ok(redeemed) => self.0.grant(redeemed),
+            // Unlike Keycloak it says so only to whoever knows the password.
+            Err(refusal) if refusal.of_person() == Some("Account disabled") => {
+                Err(ProviderError::Denied(Denial::AccountDisabled))
+            }
+            Err(refusal) => Err(refusal.meaning()),
+        }
     }
 }

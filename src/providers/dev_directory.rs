@@ -1,7 +1,7 @@
 //! The development issuer's people, by its small directory over HTTP like everything else of it.
 
 use async_trait::async_trait;
-use secrecy::ExposeSecret as _;
+use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 use url::Url;
 
@@ -71,7 +71,7 @@ impl Dev {
     /// The issuer knows no secrets; the header alone keeps pages of other sites out, whose scripts may not send it.
     fn credentials(&self) -> Credentials<'_> {
         let config = self.0.config();
-        let secret = config.client_secret.as_ref().map(|secret| secret.expose_secret()).unwrap_or_default();
+        let secret = config.client_secret.as_ref().map(ExposeSecret::expose_secret).unwrap_or_default();
         Credentials::Basic(&config.client_id, secret)
     }
 }

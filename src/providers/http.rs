@@ -8,11 +8,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
-use tokio::sync::Semaphore;
+use tokio::time::Instant;
 use url::Url;
 
 use super::ProviderError;
-use crate::domain::address;
+use super::breaker::{Traffic, Turn};
+use crate::domain::{Clock, Random, address};
 use crate::telemetry;
 
 const CONNECT: Duration = Duration::from_secs(3);
@@ -22,11 +23,11 @@ const WHOLE: Duration = Duration::from_secs(10);
 const KEPT: Duration = Duration::from_secs(4);
 /// More than any honest metadata, key set or token answer; the memory one call can cost.
 pub const ANSWER_MAX: usize = 1024 * 1024;
-/// Calls to one provider at a time; the next wait, so that a hanging provider cannot take every worker (security.md OB-05).
-const CALLS_MAX: usize = 64;
+/// How often a call that changes nothing is made again. The token endpoint is asked once (security.md OB-08).
+const TRIES: u32 = 2;
 
 /// A provider's answer, read whole and bounded.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Answer {
     pub status: u16,
     pub content_type: String,
@@ -34,6 +35,10 @@ pub struct Answer {
     pub max_age_s: Option<u64>,
     /// The sender's clock (`Date`), Unix ms.
     pub date_ms: Option<i64>,
+    /// `Retry-After` in seconds; a date there is rare and not read.
+    pub retry_after_s: Option<u64>,
+    /// Where a new thing lies (`Location`); it is never followed.
+    pub location: Option<String>,
     pub body: Vec<u8>,
 }
 
@@ -57,6 +62,15 @@ pub enum Trust<'a> {
     Nobody,
 }
 
+/// The way to one provider, and the house's time and randomness.
+pub struct Line {
+    /// Its id, for the log.
+    pub provider: String,
+    pub traffic: Arc<Traffic>,
+    pub clock: Arc<dyn Clock>,
+    pub random: Arc<dyn Random>,
+}
+
 /// How a call to a directory proves itself.
 #[derive(Clone, Copy)]
 pub enum Credentials<'c> {
@@ -74,10 +88,9 @@ impl Credentials<'_> {
 }
 
 /// The client of one provider: its own connections, its own limits.
-#[derive(Debug)]
 pub struct Http {
     client: reqwest::Client,
-    calls: Semaphore,
+    line: Line,
 }
 
 impl Http {
@@ -85,7 +98,7 @@ impl Http {
     ///
     /// # Errors
     /// A sentence for the operator when the certificate authority cannot be read.
-    pub fn new(issuer_host: &str, trust: &Trust<'_>) -> Result<Self, String> {
+    pub fn new(issuer_host: &str, trust: &Trust<'_>, line: Line) -> Result<Self, String> {
         #[expect(
             clippy::disallowed_methods,
             reason = "this is the one place that builds a client, with every limit"
@@ -109,7 +122,7 @@ impl Http {
             builder = builder.tls_certs_only(certificates);
         }
         let client = builder.build().map_err(|e| e.without_url().to_string())?;
-        Ok(Self { client, calls: Semaphore::new(CALLS_MAX) })
+        Ok(Self { client, line })
     }
 
     /// A GET, with a bearer token in the header where one is given: never in the address, which is logged (RFC 9700 4.3.2).
@@ -121,7 +134,7 @@ impl Http {
         if let Some(token) = bearer {
             request = request.bearer_auth(token);
         }
-        self.send(request).await
+        self.send(request, TRIES).await
     }
 
     /// A form POST, with client authentication in the header where `basic` is given.
@@ -138,7 +151,7 @@ impl Http {
         if let Some((id, secret)) = basic {
             request = request.basic_auth(form_encoded(id), Some(form_encoded(secret)));
         }
-        self.send(request).await
+        self.send(request, 0).await
     }
 
     /// A JSON POST to a directory; with the answer comes where the new thing lies (`Location`).
@@ -152,7 +165,10 @@ impl Http {
         body: Vec<u8>,
     ) -> Result<(Answer, Option<String>), ProviderError> {
         let request = self.client.post(url.clone()).header("content-type", "application/json");
-        self.exchange(credentials.on(request.header("accept", "application/json")).body(body)).await
+        let answer =
+            self.send(credentials.on(request.header("accept", "application/json")).body(body), 0).await?;
+        let location = answer.location.clone();
+        Ok((answer, location))
     }
 
     /// A GET with any credentials.
@@ -160,55 +176,104 @@ impl Http {
     /// # Errors
     /// As [`Self::get`].
     pub async fn read(&self, url: &Url, credentials: Credentials<'_>) -> Result<Answer, ProviderError> {
-        self.send(credentials.on(self.client.get(url.clone()).header("accept", "application/json"))).await
+        self.send(credentials.on(self.client.get(url.clone()).header("accept", "application/json")), TRIES)
+            .await
     }
 
     /// # Errors
     /// As [`Self::get`].
     pub async fn delete(&self, url: &Url, credentials: Credentials<'_>) -> Result<Answer, ProviderError> {
-        self.send(credentials.on(self.client.delete(url.clone()).header("accept", "application/json"))).await
-    }
-
-    async fn send(&self, request: reqwest::RequestBuilder) -> Result<Answer, ProviderError> {
-        self.exchange(request).await.map(|(answer, _)| answer)
-    }
-
-    async fn exchange(
-        &self,
-        request: reqwest::RequestBuilder,
-    ) -> Result<(Answer, Option<String>), ProviderError> {
-        let call = async {
-            let _place = self.calls.acquire().await;
-            // One trace leads from the browser's request through the provider (W3C Trace Context).
-            let request = match telemetry::current_traceparent() {
-                Some(parent) => request.header("traceparent", parent),
-                None => request,
-            };
-            let mut response = request.send().await.map_err(|e| unavailable(&e))?;
-            let location = header(&response, "location");
-            let mut answer = Answer {
-                status: response.status().as_u16(),
-                content_type: header(&response, "content-type").unwrap_or_default(),
-                max_age_s: header(&response, "cache-control").as_deref().and_then(max_age),
-                date_ms: header(&response, "date").as_deref().and_then(date_ms),
-                body: Vec::new(),
-            };
-            while let Some(piece) = response.chunk().await.map_err(|e| unavailable(&e))? {
-                if answer.body.len() + piece.len() > ANSWER_MAX {
-                    return Err(ProviderError::protocol(
-                        "answer_too_large",
-                        format!("over {ANSWER_MAX} bytes"),
-                    ));
-                }
-                answer.body.extend_from_slice(&piece);
-            }
-            Ok((answer, location))
-        };
-        // The limit covers the wait for a place too: a caller is never held longer than the slowest call may last.
-        tokio::time::timeout(WHOLE, call)
+        self.send(credentials.on(self.client.delete(url.clone()).header("accept", "application/json")), 0)
             .await
-            .unwrap_or_else(|_| Err(ProviderError::Unavailable("no answer in time".to_owned())))
     }
+
+    /// One call, tried again where `again` allows: only what changes nothing, only when the provider may soon be well, and only within the
+    /// time of the whole.
+    async fn send(&self, request: reqwest::RequestBuilder, again: u32) -> Result<Answer, ProviderError> {
+        let until = Instant::now() + WHOLE;
+        let mut jitter = [0_u8];
+        self.line.random.fill(&mut jitter);
+        let leave = self.line.traffic.leave(self.line.clock.now_ms())?;
+        let _place = self.line.traffic.place().await?;
+        let mut tried = 0;
+        let answered = loop {
+            let Some(this_time) = request.try_clone() else {
+                return Err(ProviderError::Unavailable("the request cannot be sent".to_owned()));
+            };
+            // The limit covers the wait for a place too: a caller is never held longer than the slowest call may last.
+            let answered = tokio::time::timeout_at(until, exchange(this_time)).await;
+            let answered =
+                answered.unwrap_or_else(|_| Err(ProviderError::Unavailable("no answer in time".to_owned())));
+            let pause = pause_before_next(&answered, tried, jitter[0]);
+            match pause.filter(|pause| tried < again && Instant::now() + *pause < until) {
+                Some(pause) => tokio::time::sleep(pause).await,
+                None => break answered,
+            }
+            tried += 1;
+        };
+        let turn = leave.settle(is_well(&answered), self.line.clock.now_ms(), jitter[0]);
+        match turn {
+            Some(Turn::Opened) => {
+                tracing::warn!(
+                    provider = self.line.provider,
+                    "failing repeatedly: calls are refused for a moment"
+                );
+            }
+            Some(Turn::Closed) => tracing::info!(provider = self.line.provider, "well again"),
+            None => {}
+        }
+        answered
+    }
+}
+
+/// Whether an answer, good or bad, shows that the provider is up.
+fn is_well(answered: &Result<Answer, ProviderError>) -> bool {
+    match answered {
+        Ok(answer) => answer.status < 500,
+        Err(ProviderError::Unavailable(_)) => false,
+        Err(_) => true,
+    }
+}
+
+/// How long to wait before the same call may be made again; `None` where another would tell nothing new.
+fn pause_before_next(answered: &Result<Answer, ProviderError>, tried: u32, jitter: u8) -> Option<Duration> {
+    let own_ms = (100_u64 << tried.min(4)) + u64::from(jitter);
+    match answered {
+        Err(ProviderError::Unavailable(_)) => Some(Duration::from_millis(own_ms)),
+        Ok(answer) => match (answer.status, answer.retry_after_s) {
+            (429 | 502 | 503 | 504, Some(seconds)) => {
+                Some(Duration::from_secs(seconds).max(Duration::from_millis(own_ms)))
+            }
+            (502 | 504, None) => Some(Duration::from_millis(own_ms)),
+            _ => None,
+        },
+        Err(_) => None,
+    }
+}
+
+async fn exchange(request: reqwest::RequestBuilder) -> Result<Answer, ProviderError> {
+    // One trace leads from the browser's request through the provider (W3C Trace Context).
+    let request = match telemetry::current_traceparent() {
+        Some(parent) => request.header("traceparent", parent),
+        None => request,
+    };
+    let mut response = request.send().await.map_err(|e| unavailable(&e))?;
+    let mut answer = Answer {
+        status: response.status().as_u16(),
+        content_type: header(&response, "content-type").unwrap_or_default(),
+        max_age_s: header(&response, "cache-control").as_deref().and_then(max_age),
+        date_ms: header(&response, "date").as_deref().and_then(date_ms),
+        location: header(&response, "location"),
+        retry_after_s: header(&response, "retry-after").and_then(|text| text.trim().parse().ok()),
+        body: Vec::new(),
+    };
+    while let Some(piece) = response.chunk().await.map_err(|e| unavailable(&e))? {
+        if answer.body.len() + piece.len() > ANSWER_MAX {
+            return Err(ProviderError::protocol("answer_too_large", format!("over {ANSWER_MAX} bytes")));
+        }
+        answer.body.extend_from_slice(&piece);
+    }
+    Ok(answer)
 }
 
 /// Client id and secret are form-encoded before they become Basic credentials (RFC 6749 2.3.1).

@@ -4,6 +4,7 @@
 //! Never does: touch the database, know cookies or status codes, keep state beyond caches of keys and metadata.
 //! Every vendor *has* an [`oidc::Oidc`]; none *is* one.
 
+pub mod breaker;
 mod dev;
 mod dev_directory;
 pub mod directory;
@@ -100,6 +101,14 @@ impl ProviderError {
     }
 }
 
+/// Login by name and password, where a provider can do that.
+#[async_trait]
+pub trait PasswordLogin: Send + Sync {
+    /// Asks the provider and verifies what comes back. [`ProviderError::WrongCredentials`] says nothing of who exists;
+    /// [`ProviderError::Denied`] is given only when the password was right (security.md PW-02).
+    async fn login(&self, username: &str, password: &SecretString) -> Result<Grant, ProviderError>;
+}
+
 /// An identity provider as the flows see it. What a vendor does like any other is said here once, by way of the [`oidc::Oidc`] that each has;
 /// its own file holds only what differs.
 #[async_trait]
@@ -172,6 +181,16 @@ pub trait Provider: Send + Sync {
         state: &str,
     ) -> Option<Url> {
         self.oidc().end_session_url(id_token, back_to, state).await
+    }
+
+    /// Login by name and password, whether or not the operator wants it.
+    fn passwords(&self) -> Option<&dyn PasswordLogin> {
+        None
+    }
+
+    /// Whether calls to it are refused at once because too many failed.
+    fn is_cut_off(&self) -> bool {
+        self.oidc().is_cut_off()
     }
 
     /// The power to create and remove people there; `None` where the provider has no such place.

@@ -22,6 +22,7 @@ pub mod ended_sids;
 pub mod leases;
 pub mod notify;
 pub mod own_keys;
+pub mod password_failures;
 pub mod registrations;
 pub mod rotate;
 pub mod seen_logout_tokens;

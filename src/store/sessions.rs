@@ -290,9 +290,13 @@ pub async fn remove_dead(
         before_ms, before_ms.saturating_sub(idle_ms), i64::from(limit))
 }
 
+fn firsts(rows: Vec<(String,)>) -> Vec<String> {
+    rows.into_iter().map(|(id,)| id).collect()
+}
+
 /// The ids of sessions that have just ended, noted for whoever remembers them.
 fn ended(w: &mut Writer, rows: Vec<(String,)>) -> Vec<String> {
-    let ids: Vec<String> = rows.into_iter().map(|(id,)| id).collect();
+    let ids = firsts(rows);
     for id in &ids {
         w.note(Note::Ended(id.clone()));
     }

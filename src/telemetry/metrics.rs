@@ -99,6 +99,9 @@ struct Inner {
     callbacks: Series<2, Counter>,
     logouts: Series<2, Counter>,
     sessions_ended: Series<1, Counter>,
+    password_logins: Series<2, Counter>,
+    rate_limited: Series<1, Counter>,
+    circuits: Series<1, Gauge>,
     refreshes: Series<2, Counter>,
     registrations: Series<2, Counter>,
     undo_pending: Gauge,
@@ -139,6 +142,9 @@ impl Metrics {
             callbacks: counters(r, "login_callbacks", "Returns from a provider, by provider and outcome"),
             logouts: counters(r, "logouts", "Logouts, by kind and outcome"),
             sessions_ended: counters(r, "sessions_ended", "Sessions ended, by reason"),
+            password_logins: counters(r, "password_logins", "Logins by password, by provider and outcome"),
+            rate_limited: counters(r, "rate_limited", "Requests held back by a rate limit, by limit"),
+            circuits: gauges(r, "provider_circuit_open", "Whether calls to a provider are refused at once"),
             refreshes: counters(r, "refreshes", "Renewals of a session's tokens, by provider and outcome"),
             registrations: counters(r, "registrations", "Registrations, by provider and outcome"),
             undo_pending: gauge(
@@ -225,6 +231,20 @@ impl Metrics {
 
     pub fn session_ended(&self, reason: &str, n: u64) {
         self.0.sessions_ended.count([("reason", word(reason))], n);
+    }
+
+    /// `outcome` is `ok` or `Error::reason`.
+    pub fn password_login(&self, provider: &str, outcome: &str) {
+        self.0.password_logins.count([("provider", self.provider(provider)), ("outcome", word(outcome))], 1);
+    }
+
+    /// `limit` is a door (`login_start` …) or a tally of wrong passwords (`password_address` …).
+    pub fn rate_limited(&self, limit: &str) {
+        self.0.rate_limited.count([("limit", word(limit))], 1);
+    }
+
+    pub fn provider_circuit(&self, provider: &str, open: bool) {
+        self.0.circuits.set([("provider", self.provider(provider))], i64::from(open));
     }
 
     /// `outcome` is `ok`, `lost_claim`, or `ProviderError::outcome`.

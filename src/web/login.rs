@@ -34,9 +34,9 @@ pub async fn start(request: HttpRequest, door: web::Data<Door>, guest: MaybeGues
         }
     }
     let held = door.cookies.attempts(request.headers());
-    match login::begin(&door.app, &asked, &held).await? {
+    match login::begin(&door.app, &asked, &held, &visitor(&request)).await? {
         Direction::Begun(begun) => Ok(to_provider(&door, begun)),
-        Direction::Choose(providers) => pages::choose(&door, &providers, request.query_string()),
+        Direction::Choose(_) => pages::choose(&door, request.query_string(), None),
     }
 }
 
@@ -163,10 +163,10 @@ fn other_mode(door: &Door, provider: &str, mode: ResponseMode) -> Result<Option<
 }
 
 #[derive(Clone, Copy)]
-struct Caller<'a> {
-    door: &'a Door,
-    cookie: &'a Cookie,
-    guest: &'a MaybeGuest,
+pub struct Caller<'a> {
+    pub door: &'a Door,
+    pub cookie: &'a Cookie,
+    pub guest: &'a MaybeGuest,
 }
 
 async fn finish(request: &HttpRequest, provider: &str, parameters: &str, by: Caller<'_>) -> Answer {
@@ -213,7 +213,8 @@ async fn answer(
     }
 }
 
-fn signed_in(request: &HttpRequest, by: &Caller<'_>, opened: &Opened, return_to: &str) -> Answer {
+/// Hands the session to the browser and sends it on.
+pub fn signed_in(request: &HttpRequest, by: &Caller<'_>, opened: &Opened, return_to: &str) -> Answer {
     session::begin(by.cookie, opened)?;
     let left_ms = opened.guest.session.expires_at_ms - opened.guest.session.created_at_ms;
     request.extensions_mut().insert(session::Life { left_ms });

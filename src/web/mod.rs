@@ -22,6 +22,7 @@ mod login;
 pub mod operations;
 mod outer;
 mod pages;
+mod password;
 pub mod problem;
 mod refresh;
 mod register;
@@ -125,7 +126,11 @@ pub fn routes(cfg: &mut web::ServiceConfig, door: &Door, dev_idp: Option<&DevIdp
         .wrap(session::middleware(&door.app, &door.cookies, door.mac.clone()))
         .wrap(from_fn(guard::layer))
         .wrap(cors::layer(&door.app))
-        .service(at("/login", "GET, HEAD, POST").route(read().to(login::start)).route(web::post().to(closed)))
+        .service(
+            at("/login", "GET, HEAD, POST")
+                .route(read().to(login::start))
+                .route(web::post().to(password::person)),
+        )
         .service(
             at("/register", "GET, HEAD, POST")
                 .route(read().to(register::show))
@@ -163,11 +168,17 @@ pub fn routes(cfg: &mut web::ServiceConfig, door: &Door, dev_idp: Option<&DevIdp
         )
         .service(at("/admin/api/sessions/{id}", "DELETE").route(web::delete().to(admin::end_session)))
         .default_service(web::to(nothing));
+    let programs = web::resource("/login")
+        .guard(password::IsJson)
+        .wrap(from_fn(guard::without_cookies))
+        .wrap(cors::layer(&door.app))
+        .route(web::post().to(password::program));
     // What anybody may keep, and what a provider says, needs no session, and must never carry a cookie.
     let own = web::scope(&door.auth_prefix)
         .service(at("/backchannel-logout/{provider}", "POST").route(web::post().to(backchannel::logout)))
         .service(at("/frontchannel-logout/{provider}", "GET, HEAD").route(read().to(backchannel::frame)))
         .service(at("/static/{name}", "GET, HEAD").route(read().to(pages::look)))
+        .service(programs)
         .service(
             at("/refresh", "POST")
                 .route(web::post().to(refresh::renew))
@@ -195,11 +206,6 @@ fn other_method(takes: &str) -> HttpResponse {
 /// HEAD is GET without the body (RFC 9110 9.3.2).
 fn read() -> Route {
     web::route().guard(Any(Get()).or(Head()))
-}
-
-/// Passwords, registration and token refresh by API clients: this door says that it does not offer them (security.md PW-01).
-async fn closed() -> Result<HttpResponse, Refused> {
-    Err(Refused(Error::NotOffered))
 }
 
 async fn nothing() -> Result<HttpResponse, Refused> {

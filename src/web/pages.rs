@@ -70,29 +70,65 @@ pub fn problem(chrome: views::Chrome, problem: &Problem, request_id: &str) -> Op
     page.render().map_err(|error| tracing::error!(%error, "the error page cannot be rendered")).ok()
 }
 
-/// Several providers: each a link that keeps what was asked.
-pub fn choose(door: &Door, providers: &[(String, String)], query: &str) -> Answer {
-    let kept: Vec<(Cow<'_, str>, Cow<'_, str>)> =
-        url::form_urlencoded::parse(query.as_bytes()).filter(|(name, _)| name != "provider").collect();
-    let choices = providers
-        .iter()
-        .map(|(id, label)| {
-            let mut query = url::form_urlencoded::Serializer::new(String::new());
-            query.append_pair("provider", id).extend_pairs(&kept);
-            views::Choice {
-                label: label.clone(),
-                href: format!("{}/login?{}", door.auth_prefix, query.finish()),
-                detail: None,
-                initial: views::initials(label),
-            }
+/// What somebody typed into the form, and what was wrong with it.
+pub struct Typed<'t> {
+    pub username: &'t str,
+    pub provider: &'t str,
+    pub said: Vec<String>,
+}
+
+/// How to sign in: the form where a provider has one, and a link to each provider, which keeps what was asked.
+pub fn choose(door: &Door, query: &str, typed: Option<&Typed<'_>>) -> Answer {
+    let setup = door.app.setup();
+    let pairs: Vec<(Cow<'_, str>, Cow<'_, str>)> = url::form_urlencoded::parse(query.as_bytes()).collect();
+    let choices = setup.config.providers.iter().map(|provider| {
+        let mut link = url::form_urlencoded::Serializer::new(String::new());
+        link.append_pair("provider", &provider.id);
+        link.extend_pairs(pairs.iter().filter(|(name, _)| name != "provider"));
+        views::Choice {
+            label: provider.label.clone(),
+            href: format!("{}/login?{}", door.auth_prefix, link.finish()),
+            detail: None,
+            initial: views::initials(&provider.label),
+        }
+    });
+    let first = |wanted: &str| pairs.iter().find(|(name, _)| name == wanted).map(|(_, value)| value.as_ref());
+    let with_form = setup.config.providers.iter().filter(|provider| provider.password_form);
+    let offered: Vec<views::Place> = with_form
+        .map(|provider| views::Place {
+            id: provider.id.clone(),
+            label: provider.label.clone(),
+            chosen: typed.is_some_and(|typed| typed.provider == provider.id),
         })
         .collect();
-    let register_href = (!register::offered(&door.app.setup()).is_empty()).then(|| {
-        let return_to = kept.iter().find(|(name, _)| name == "return_to").map(|(_, to)| to.as_ref());
-        super::register::href(door, return_to)
+    let form = (!offered.is_empty()).then(|| views::PasswordForm {
+        providers: offered,
+        username: typed
+            .map_or_else(|| first("login_hint").unwrap_or_default(), |typed| typed.username)
+            .to_owned(),
+        return_to: first("return_to")
+            .and_then(|to| ReturnTo::parse(to, &setup.return_rules))
+            .map(|to| to.as_str().to_owned()),
+        said: typed.map(|typed| typed.said.clone()).unwrap_or_default(),
     });
-    let chrome = chrome(door, None);
-    page(&views::ChooseProvider { chrome, providers: choices, notice: None, register_href })
+    let register_href =
+        (!register::offered(&setup).is_empty()).then(|| super::register::href(door, first("return_to")));
+    page(&views::ChooseProvider {
+        chrome: chrome(door, None),
+        providers: choices.collect(),
+        notice: None,
+        form,
+        register_href,
+    })
+}
+
+/// A wait in words.
+pub fn wait(seconds: u32) -> String {
+    match seconds {
+        1 => "a second".to_owned(),
+        2..=90 => format!("{seconds} seconds"),
+        _ => format!("{} minutes", seconds.div_ceil(60)),
+    }
 }
 
 #[derive(serde::Deserialize)]

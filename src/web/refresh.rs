@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::problem::Refused;
 use super::{Door, visitor, wire};
-use crate::flows::refresh;
+use crate::flows::{limits, refresh};
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -20,6 +20,7 @@ pub async fn renew(
     door: web::Data<Door>,
     body: web::Bytes,
 ) -> Result<HttpResponse, Refused> {
+    limits::admit(&door.app, limits::Door::Refresh, &visitor(&request)).await?;
     let asked: Asked = wire::read_json(&request, &body)?;
     let tokens =
         refresh::for_client(&door.app, &asked.session_id, &asked.refresh_token.into(), &visitor(&request))

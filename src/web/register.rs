@@ -172,14 +172,16 @@ fn form(door: &Door, typed: &Typed, problem: Option<&Problem>) -> Answer {
     if offered.is_empty() {
         return Err(Refused(Error::NotOffered));
     }
+    let offered_count = offered.len();
     let faults = problem.map_or(&[][..], |problem| problem.errors.as_slice());
     let providers = offered
         .into_iter()
         .map(|(id, label)| views::Place { chosen: id == typed.text("provider"), id, label })
         .collect();
     let mut fields = fields(typed, faults);
-    let first_wrong = fields.iter().position(|field| field.fault.is_some()).unwrap_or(0);
-    if let Some(field) = fields.get_mut(first_wrong) {
+    // The choice of a place comes first, where there is one.
+    let wrong = fields.iter().position(|field| field.fault.is_some()).or((offered_count < 2).then_some(0));
+    if let Some(field) = wrong.and_then(|at| fields.get_mut(at)) {
         field.focused = true;
     }
     // A fault without a field of its own on the page is said above them.

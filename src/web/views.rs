@@ -64,8 +64,23 @@ pub struct ChooseProvider {
     pub providers: Vec<Choice>,
     /// One sentence above the choices, such as why a sign-in is asked again.
     pub notice: Option<String>,
+    /// Name and password, where a provider offers that.
+    pub form: Option<PasswordForm>,
     /// Where an account is created, if that is offered.
     pub register_href: Option<String>,
+}
+
+/// The form for name and password.
+#[derive(Debug)]
+pub struct PasswordForm {
+    /// Whose password it may be; at least one.
+    pub providers: Vec<Place>,
+    /// As it was typed before.
+    pub username: String,
+    /// A checked return path.
+    pub return_to: Option<String>,
+    /// What was wrong with the last try.
+    pub said: Vec<String>,
 }
 
 /// `GET /auth/register`, and its form again when something in it has to be mended.
@@ -84,7 +99,7 @@ pub struct Register {
     pub sign_in_href: String,
 }
 
-/// Where an account can be created.
+/// One provider in a list.
 #[derive(Debug, Clone)]
 pub struct Place {
     pub id: String,

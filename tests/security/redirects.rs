@@ -218,7 +218,7 @@ async fn rd_03_state_tells_nothing_and_an_altered_one_ends_nowhere() {
 async fn rd_04_the_choice_of_a_provider_leads_only_to_our_own_login_and_keeps_the_rules() {
     let (one, two) = (ScriptedOp::start().await, ScriptedOp::start().await);
     let both = format!("{}{}", op_provider("one", &one), op_provider("two", &two));
-    let house = TestHouse::with(&both).open().await;
+    let house = TestHouse::with(&both).set("LIMITS__LOGIN_START", "\"off\"").open().await;
     let browser = house.browser();
     for address in refused_addresses().into_iter().filter(|address| fits(address)) {
         let page = browser.navigate(&start_at("return_to", &address)).await;

@@ -140,6 +140,36 @@ on_each_database! {
     }
 }
 
+on_each_database! {
+    async fn rt_02_a_database_that_is_away_when_the_tokens_come_costs_nobody_their_session(db: Database) {
+        let op = ScriptedOp::start().await;
+        let house = TestHouse::with_op(&op).database(&db).open().await;
+        keep_time(&op, &house);
+        let browser = signed_in(&house).await;
+        let gate = Gate::closed();
+        op.script(|s| drop(s.hold_answer.insert("/token".into(), gate.clone())));
+        house.clock.advance(OVER);
+        let asking = tokio::spawn({
+            let browser = browser.clone();
+            async move { browser.get("/protected").await.status }
+        });
+        gate.arrived(1).await;
+        db.execute("ALTER TABLE sessions RENAME TO away").await;
+        gate.open();
+        let calls = async {
+            // Long enough for a try or two to fail.
+            tokio::time::sleep(Duration::from_millis(800)).await;
+            db.execute("ALTER TABLE away RENAME TO sessions").await;
+        };
+        let (status, ()) = tokio::join!(asking, calls);
+        assert_eq!(status.unwrap(), 200);
+        assert_eq!(generation(&house).await, 2);
+        house.clock.advance(OVER);
+        assert_eq!(browser.get("/protected").await.status, 200, "the new refresh token is the good one");
+        assert_eq!(generation(&house).await, 3);
+    }
+}
+
 type Change = fn(&mut Map<String, Value>);
 
 #[tokio::test]
@@ -270,6 +300,30 @@ async fn rt_05_incidents_log_nobody_out_and_are_not_asked_about_again_and_again(
         assert_eq!(house.database.number("SELECT refresh_failures FROM sessions").await, 0, "{case}");
     });
     futures_util::future::join_all(stories).await;
+}
+
+#[tokio::test]
+async fn rt_05_keys_that_cannot_be_had_log_nobody_out_and_their_id_token_is_not_kept() {
+    for lagging in [false, true] {
+        let (op, house, browser) = stage().await;
+        let id = only_session(&house).await;
+        let before = held(&house, &id).await;
+        op.script(|s| {
+            let known = s.published.clone();
+            s.rotate_key();
+            if lagging {
+                s.published = known;
+            } else {
+                s.answer("/jwks", Answer::text(503, "text/html", "later"));
+            }
+        });
+        house.clock.advance(OVER);
+        assert_eq!(browser.get("/protected").await.status, 200, "lagging: {lagging}");
+        let after = held(&house, &id).await;
+        assert_ne!(plain(before.refresh.as_ref()), plain(after.refresh.as_ref()));
+        assert_eq!(plain(before.id.as_ref()), plain(after.id.as_ref()), "the old one was verified");
+        assert_eq!(op.count("/token"), 1, "and the spent token is not sent again");
+    }
 }
 
 #[tokio::test]

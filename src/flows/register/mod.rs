@@ -18,7 +18,7 @@ pub use self::resume::{Resumed, resume};
 use self::work::Work;
 use super::{Visitor, audit};
 use crate::app::{App, Setup};
-use crate::domain::{FieldFault, NewUser, RegistrationRules, User, clock, refusals};
+use crate::domain::{FieldFault, NewUser, RegistrationRules, User, address, clock};
 use crate::error::{Error, Result};
 use crate::providers::Provider;
 use crate::store::registrations::{self, Registration, State};
@@ -145,7 +145,7 @@ async fn attempt(
     let new = intent(app, provider, user, (key, visitor));
     let row = match begin(app, setup, new).await? {
         Begun::Answered(user) => return Ok(*user),
-        Begun::New(row) => row,
+        Begun::New(row) => *row,
     };
     Work { app, provider, directory, row, visitor }.carry_out(user).await
 }
@@ -173,14 +173,14 @@ fn intent(
         next_try_at_ms: now_ms.saturating_add(LEASE_MS),
         attempts: 1,
         absences: 0,
-        network: refusals::network(visitor.address.as_deref().unwrap_or_default()),
+        network: address::network(visitor.address.as_deref().unwrap_or_default()),
         created_at_ms: now_ms,
     }
 }
 
 enum Begun {
     /// Committed: from here on a crash leaves something to resume.
-    New(Registration),
+    New(Box<Registration>),
     /// An earlier request with the same key has done it.
     Answered(Box<User>),
 }
@@ -196,7 +196,7 @@ async fn begin(app: &App, setup: &Setup, new: Registration) -> Result<Begun> {
         let Some(earlier) = earlier else {
             limit(app, setup, &new.network).await?;
             if registrations::insert(&mut app.store.single().await?, &new).await? {
-                return Ok(Begun::New(new));
+                return Ok(Begun::New(Box::new(new)));
             }
             // A request with the same key was faster by a moment.
             continue;

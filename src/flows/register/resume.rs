@@ -97,25 +97,23 @@ async fn finish(work: &Work<'_>, created: &CreatedUser) {
     match work.complete(created).await {
         Ok(_) => work.app.metrics.registration(&work.row.provider, "resumed"),
         Err(error) => {
-            tracing::warn!(registration = work.row.id, %error, "a registration could not be finished yet")
+            tracing::warn!(registration = work.row.id, %error, "a registration could not be finished yet");
         }
     }
 }
 
 /// Somebody of that name is there, without any mark.
 async fn unproven(work: &Work<'_>) {
-    match &work.row.subject {
+    if let Some(subject) = &work.row.subject {
         // The provider's own answer proved whom it created, although it keeps no marks.
-        Some(subject) => finish(work, &CreatedUser { subject: subject.clone() }).await,
-        None => {
-            tracing::warn!(
-                registration = work.row.id,
-                provider = work.row.provider,
-                "a user of that name exists without our mark; nothing was removed. \
-                 Let the realm's user profile keep the attribute doorward_ref"
-            );
-            work.app.metrics.registration(&work.row.provider, "unproven");
-            work.settled(State::Failed, "unproven").await;
-        }
+        return finish(work, &CreatedUser { subject: subject.clone() }).await;
     }
+    tracing::warn!(
+        registration = work.row.id,
+        provider = work.row.provider,
+        "a user of that name exists without our mark; nothing was removed. \
+         Let the realm's user profile keep the attribute doorward_ref"
+    );
+    work.app.metrics.registration(&work.row.provider, "unproven");
+    work.settled(State::Failed, "unproven").await;
 }

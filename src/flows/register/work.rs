@@ -40,13 +40,13 @@ impl Work<'_> {
                 Err(error)
             }
             // It may have happened all the same: only the mark can tell (security.md RG-04).
-            Err(NotCreated::Unknown(error)) => match self.look().await {
-                Ok(Found::Ours(created)) => self.complete(&created).await,
-                _ => {
-                    self.give_up(None, "unknown").await;
-                    Err(error.into())
+            Err(NotCreated::Unknown(error)) => {
+                if let Ok(Found::Ours(created)) = self.look().await {
+                    return self.complete(&created).await;
                 }
-            },
+                self.give_up(None, "unknown").await;
+                Err(error.into())
+            }
         }
     }
 
@@ -250,11 +250,11 @@ impl Work<'_> {
         };
         match written.await {
             Ok(true) if state == State::Undone => {
-                self.app.metrics.registration(&self.row.provider, "rolled_back")
+                self.app.metrics.registration(&self.row.provider, "rolled_back");
             }
             Ok(_) => {}
             Err(error) => {
-                tracing::warn!(registration = self.row.id, %error, "a registration could not be closed")
+                tracing::warn!(registration = self.row.id, %error, "a registration could not be closed");
             }
         }
     }

@@ -1,14 +1,15 @@
 //! What differs at Keycloak (26.x).
 
 mod directory;
+mod password;
 
 use async_trait::async_trait;
 use url::Url;
 
 use super::directory::Directory;
 use super::oidc::back_channel::OwnToken;
-use super::oidc::{Oidc, claims};
-use super::{Provider, ProviderError};
+use super::oidc::{Oidc, Redeemed, claims};
+use super::{PasswordLogin, Provider, ProviderError};
 use crate::domain::{Callback, Denial, Grant, Held, LoginAttempt, LoginRequest, Tokens};
 
 /// Keycloak drops a longer `login_hint` without a word (since 26.4); leaving it out says the same more honestly.
@@ -24,12 +25,28 @@ impl Keycloak {
     pub(super) fn new(oidc: Oidc) -> Self {
         Self { oidc, own: OwnToken::default() }
     }
+
+    /// Keycloak's default mappers put roles into the access token alone.
+    async fn add_roles(&self, redeemed: &mut Redeemed) {
+        let config = self.oidc.config();
+        if claims::at(&redeemed.claims, config.claims.roles.as_deref()).is_none()
+            && let Some(more) =
+                self.oidc.access_token_claims(&redeemed.tokens, &redeemed.verified.subject).await
+        {
+            const ITS_ROLES: [&str; 2] = ["realm_access", "resource_access"];
+            redeemed.claims.extend(more.into_iter().filter(|(name, _)| ITS_ROLES.contains(&name.as_str())));
+        }
+    }
 }
 
 #[async_trait]
 impl Provider for Keycloak {
     fn oidc(&self) -> &Oidc {
         &self.oidc
+    }
+
+    fn passwords(&self) -> Option<&dyn PasswordLogin> {
+        Some(self)
     }
 
     fn directory(&self) -> Option<&dyn Directory> {
@@ -58,15 +75,7 @@ impl Provider for Keycloak {
 
     async fn exchange(&self, callback: &Callback, attempt: &LoginAttempt) -> Result<Grant, ProviderError> {
         let mut redeemed = self.oidc.redeem(callback, attempt).await?;
-        // Keycloak's default mappers put roles into the access token alone.
-        let config = self.oidc.config();
-        if claims::at(&redeemed.claims, config.claims.roles.as_deref()).is_none()
-            && let Some(more) =
-                self.oidc.access_token_claims(&redeemed.tokens, &redeemed.verified.subject).await
-        {
-            const ITS_ROLES: [&str; 2] = ["realm_access", "resource_access"];
-            redeemed.claims.extend(more.into_iter().filter(|(name, _)| ITS_ROLES.contains(&name.as_str())));
-        }
+        self.add_roles(&mut redeemed).await;
         self.oidc.grant(redeemed)
     }
 

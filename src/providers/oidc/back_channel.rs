@@ -1,6 +1,6 @@
 //! What a vendor's directory needs of the core: a token of the client's own, and the way out to the provider.
 
-use secrecy::{ExposeSecret as _, SecretString};
+use secrecy::{ExposeSecret, SecretString};
 use tokio::sync::Mutex;
 use url::Url;
 
@@ -49,11 +49,13 @@ impl OwnToken {
 
 impl Oidc {
     /// The provider's one way out.
+    #[must_use]
     pub fn http(&self) -> &Http {
         &self.http
     }
 
     /// A directory's answer as an object, if it is one that a strict reader takes.
+    #[must_use]
     pub fn object(answer: &Answer) -> Option<serde_json::Map<String, serde_json::Value>> {
         super::strict::object(&answer.body).ok()
     }
@@ -63,8 +65,9 @@ impl Oidc {
         let form: Form = vec![("grant_type".into(), "client_credentials".to_owned())];
         let endpoint: &Url = &metadata.token_endpoint;
         let answer = match &self.config.admin {
-            Some(admin) if admin.client_id != self.config.client_id || admin.client_secret.is_some() => {
-                let secret = admin.client_secret.as_ref().map(|s| s.expose_secret()).unwrap_or_default();
+            Some(admin) if admin.client_id != self.config.client_id => {
+                let secret =
+                    admin.client_secret.as_ref().map(ExposeSecret::expose_secret).unwrap_or_default();
                 self.http.post(endpoint, &form, Some((&admin.client_id, secret))).await?
             }
             _ => self.proof.post(self.call(&metadata, endpoint), form).await?,

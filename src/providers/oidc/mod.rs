@@ -10,6 +10,7 @@ mod id_token;
 pub mod jws;
 pub mod keys;
 mod logout_token;
+mod password;
 mod refresh;
 mod strict;
 mod token_call;
@@ -26,8 +27,9 @@ use self::id_token::{Expected, Verified};
 use self::jws::Jws;
 use self::keys::{Asker, Keys, Source};
 use self::token_call::{Call, ClientProof, Form};
-use super::http::{Http, Trust};
-use super::{Provider, ProviderError};
+use super::breaker::Traffic;
+use super::http::{Http, Line, Trust};
+use super::{PasswordLogin, Provider, ProviderError};
 use crate::config::{self, ProviderKind, RequireIss, When};
 use crate::domain::{Callback, Clock, Grant, LoginAttempt, LoginRequest, Prompt, Random, Tokens};
 
@@ -35,13 +37,14 @@ use crate::domain::{Callback, Clock, Grant, LoginAttempt, LoginRequest, Prompt, 
 pub struct Memory {
     discovery: Discovery,
     keys: Keys,
+    traffic: Arc<Traffic>,
 }
 
 impl Memory {
     /// Nothing learned yet.
     #[must_use]
     pub fn new() -> Arc<Self> {
-        Arc::new(Self { discovery: Discovery::new(), keys: Keys::new() })
+        Arc::new(Self { discovery: Discovery::new(), keys: Keys::new(), traffic: Arc::default() })
     }
 }
 
@@ -73,7 +76,13 @@ impl Oidc {
             None if config.kind == ProviderKind::Dev => Trust::Nobody,
             None => Trust::System,
         };
-        let http = Arc::new(Http::new(&issuer_host, &trust)?);
+        let line = Line {
+            provider: config.id.clone(),
+            traffic: Arc::clone(&memory.traffic),
+            clock: Arc::clone(&clock),
+            random: Arc::clone(&random),
+        };
+        let http = Arc::new(Http::new(&issuer_host, &trust, line)?);
         let proof = ClientProof::new(&config)?;
         Ok(Self { config, http, clock, random, memory, proof })
     }
@@ -375,6 +384,10 @@ impl Oidc {
         Arc::clone(&self.memory)
     }
 
+    pub(super) fn is_cut_off(&self) -> bool {
+        self.memory.traffic.is_open()
+    }
+
     pub(super) fn form_targets(&self) -> Vec<url::Origin> {
         let issuer = Url::parse(&self.config.issuer).ok();
         let metadata = self.memory.discovery.at_hand();
@@ -412,5 +425,19 @@ impl Oidc {
 impl Provider for Oidc {
     fn oidc(&self) -> &Oidc {
         self
+    }
+
+    fn passwords(&self) -> Option<&dyn PasswordLogin> {
+        Some(self)
+    }
+}
+
+#[async_trait]
+impl PasswordLogin for Oidc {
+    async fn login(&self, username: &str, password: &SecretString) -> Result<Grant, ProviderError> {
+        match self.ask_with_password(username, password).await? {
+            Ok(redeemed) => self.grant(redeemed),
+            Err(refusal) => Err(refusal.meaning()),
+        }
     }
 }

@@ -36,10 +36,12 @@ impl Oidc {
         };
         match self.check_renewed(&metadata, held, &tokens).await {
             Ok(()) => {}
-            // The keys cannot be had now, and the old refresh token may be spent: the new ones must not be lost. An ID token that
-            // nobody verified is none; a provider may leave it out as well.
-            Err(ProviderError::Unavailable(why)) => {
-                tracing::warn!(provider = self.config.id, why, "a renewed ID token could not be verified");
+            // The keys cannot be had now, or lag behind, and the old refresh token may be spent: the new ones must not be lost. An ID
+            // token that nobody verified is none; a provider may leave it out as well.
+            Err(
+                error @ (ProviderError::Unavailable(_) | ProviderError::Protocol { reason: "token_key", .. }),
+            ) => {
+                tracing::warn!(provider = self.config.id, %error, "a renewed ID token could not be verified");
                 tokens.id = None;
             }
             Err(error) => return Err(error),

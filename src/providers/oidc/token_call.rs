@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use secrecy::{ExposeSecret as _, SecretString};
 use serde_json::{Map, Value};
 use url::Url;
+use zeroize::Zeroize as _;
 
 use super::strict;
 use crate::config::{self, AssertionAudience, ClientAuth};
@@ -43,12 +44,14 @@ impl ClientProof {
     }
 
     /// Posts a form with client authentication. It never follows a redirect and never retries.
-    pub async fn post(&self, call: Call<'_>, mut form: Form) -> Result<Answer, ProviderError> {
+    pub async fn post(&self, call: Call<'_>, form: Form) -> Result<Answer, ProviderError> {
+        let mut wiped = Wiped(form);
+        let form = &mut wiped.0;
         let config = &self.config;
         let secret = config.client_secret.as_ref().map(|s| s.expose_secret().to_owned()).unwrap_or_default();
         match config.client_auth {
             ClientAuth::SecretBasic => {
-                return call.http.post(call.url, &form, Some((&config.client_id, &secret))).await;
+                return call.http.post(call.url, form, Some((&config.client_id, &secret))).await;
             }
             ClientAuth::SecretPost => {
                 form.push(("client_id".into(), config.client_id.clone()));
@@ -64,7 +67,7 @@ impl ClientProof {
                 form.push(("client_assertion".into(), self.assertion(&call)?));
             }
         }
-        call.http.post(call.url, &form, None).await
+        call.http.post(call.url, form, None).await
     }
 
     /// A fresh assertion for one call (RFC 7523 2.2): a minute long, with an id of its own.
@@ -101,6 +104,15 @@ fn members<const N: usize>(pairs: [(&str, Value); N]) -> Map<String, Value> {
 
 /// Form parameters in the order they are sent.
 pub type Form = Vec<(Cow<'static, str>, String)>;
+
+/// A form that holds passwords, codes and secrets, and leaves none of them behind.
+struct Wiped(Form);
+
+impl Drop for Wiped {
+    fn drop(&mut self) {
+        self.0.iter_mut().for_each(|(_, value)| value.zeroize());
+    }
+}
 
 /// Where a call goes, and the house's time and randomness.
 #[derive(Clone, Copy)]
@@ -213,13 +225,7 @@ mod tests {
     use super::*;
 
     fn answer(status: u16, content_type: &str, body: &str) -> Answer {
-        Answer {
-            status,
-            content_type: content_type.into(),
-            max_age_s: None,
-            date_ms: None,
-            body: body.into(),
-        }
+        Answer { status, content_type: content_type.into(), body: body.into(), ..Answer::default() }
     }
 
     fn life(expires_in: &str) -> Option<i64> {
@@ -270,7 +276,7 @@ mod tests {
     proptest::proptest! {
         #[test]
         fn sc_03_no_bytes_make_the_token_answer_reader_panic(body in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..200), expires in "-?[0-9eE.+]{0,12}") {
-            let _ = read_tokens(&Answer { status: 200, content_type: "application/json".into(), max_age_s: None, date_ms: None, body }, 0);
+            let _ = read_tokens(&Answer { status: 200, content_type: "application/json".into(), body, ..Answer::default() }, 0);
             let _ = read_tokens(&answer(200, "application/json", &format!(r#"{{"access_token":"a","token_type":"Bearer","expires_in":{expires}}}"#)), i64::MAX);
         }
     }

@@ -28,7 +28,7 @@ pub async fn named_by_sid(
 }
 
 /// Marks a user's living sessions of one provider: each must show at its next use that the provider still honours it.
-/// The generation stays, so that a refresh under way can still save what it was given; returns the sessions' ids.
+/// The generation grows, so that a refresh that was asked before is no proof; it can still save what it was given. Returns the ids.
 ///
 /// # Errors
 /// The database's.
@@ -40,10 +40,10 @@ pub async fn must_prove(
     now_ms: i64,
 ) -> Result<Vec<String>, StoreError> {
     let rows: Vec<(String,)> = sql!(fetch_all in w,
-        "UPDATE sessions SET must_prove = TRUE, changed_at = $4 WHERE user_id = $1 AND provider = $2 \
+        "UPDATE sessions SET must_prove = TRUE, changed_at = $4, generation = generation + 1 WHERE user_id = $1 AND provider = $2 \
          AND issuer = $3 AND revoked_at IS NULL RETURNING id"
         // In the one order in which sessions of a user are locked.
-        => "UPDATE sessions SET must_prove = TRUE, changed_at = $4 WHERE id IN (SELECT id FROM sessions \
+        => "UPDATE sessions SET must_prove = TRUE, changed_at = $4, generation = generation + 1 WHERE id IN (SELECT id FROM sessions \
          WHERE user_id = $1 AND provider = $2 AND issuer = $3 AND revoked_at IS NULL ORDER BY id FOR UPDATE) \
          RETURNING id",
         user_id, provider, issuer, now_ms)?;

@@ -67,10 +67,18 @@ fn problem(status: u16, evil: &str) -> ProblemPage {
 fn pages(evil: &str) -> Vec<(&'static str, String)> {
     let text = || evil.to_owned();
     let choice = Choice { label: text(), href: text(), detail: Some(text()), initial: text() };
+    let offer = |chosen| Place { id: text(), label: text(), chosen };
+    let form = PasswordForm {
+        providers: vec![offer(true), offer(false)],
+        username: text(),
+        return_to: Some(text()),
+        said: vec![text()],
+    };
     let choose = ChooseProvider {
         chrome: chrome(evil),
         providers: vec![choice],
         notice: Some(text()),
+        form: Some(form),
         register_href: Some(text()),
     };
     let signed_out = SignedOut {

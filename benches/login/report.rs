@@ -6,6 +6,7 @@ use std::process::ExitCode;
 #[derive(Default)]
 pub struct Report {
     missed: Vec<String>,
+    doubt: Option<String>,
 }
 
 /// A limit that `product.md` or this repository promises; the value must not be above it.
@@ -35,8 +36,17 @@ impl Report {
         }
     }
 
-    /// Status 1 when a gate was missed.
+    /// Why this run can tell nothing about the gates, held or missed.
+    pub fn doubt(&mut self, why: String) {
+        self.doubt = Some(why);
+    }
+
+    /// Status 1 when a gate was missed, 2 when nothing can be said about them.
     pub fn conclude(self) -> ExitCode {
+        if let Some(why) = self.doubt {
+            println!("\nno conclusion: {why}");
+            return ExitCode::from(2);
+        }
         if self.missed.is_empty() {
             println!("\nall gates hold");
             return ExitCode::SUCCESS;

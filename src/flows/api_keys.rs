@@ -125,7 +125,7 @@ async fn note_use(app: &App, known: &KnownKey) {
         return;
     }
     let noted = async {
-        let mut single = app.store.single().await?;
+        let mut single = app.store.mark().await?;
         api_keys::touch(&mut single, &known.id, now_ms).await
     };
     if let Err(error) = noted.await {

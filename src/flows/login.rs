@@ -290,9 +290,11 @@ pub(super) async fn timed<T>(
 const MARK_MS: i64 = 65 * 60 * 1000;
 
 /// Settles single use across replicas by a unique row, committed before the code is spent.
+///
+/// Should the power fail before the login itself is on the disk, the mark may be gone; so is the login, and the code is the provider's to refuse.
 async fn use_once(app: &App, attempt: &LoginAttempt) -> Result<()> {
     let until_ms = attempt.created_at_ms.saturating_add(MARK_MS);
-    let mut single = app.store.single().await?;
+    let mut single = app.store.mark().await?;
     let first = used_attempts::take(&mut single, &attempt.state_hash(), until_ms).await?;
     if first { Ok(()) } else { Err(Error::LoginExpired) }
 }

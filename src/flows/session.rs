@@ -60,13 +60,16 @@ pub async fn open(app: &App, setup: &Setup, entrance: Entrance<'_>, visitor: &Vi
     end_previous(&mut writer, previous, now_ms).await?;
     let mut new = new_session(app, setup, &user, grant, visitor);
     new.session.kind = kind;
-    sessions::insert(&mut writer, &new, &setup.ring).await?;
+    let stored = sessions::insert(&mut writer, &new, &setup.ring).await?;
     if standing == Standing::Doubted {
         sessions::must_prove(&mut writer, &user.id, &user.provider, &user.issuer, now_ms).await?;
     }
-    let ended =
-        sessions::end_oldest_beyond(&mut writer, &user.id, setup.config.limits.sessions_per_user, now_ms)
-            .await?;
+    let keep = setup.config.limits.sessions_per_user;
+    let ended = if stored < i64::from(keep) {
+        Vec::new()
+    } else {
+        sessions::end_oldest_beyond(&mut writer, &user.id, keep, now_ms).await?
+    };
     let deed = audit::Deed {
         event: "login",
         provider: Some(&user.provider),
@@ -210,7 +213,7 @@ pub async fn note_activity(app: &App, session: &Session) {
         return;
     }
     let touched = async {
-        let mut single = app.store.single().await?;
+        let mut single = app.store.mark().await?;
         sessions::touch(&mut single, &session.id, now_ms).await
     };
     if let Err(error) = touched.await {

@@ -12,6 +12,7 @@
 #[macro_use]
 mod sql;
 mod error;
+mod lite;
 mod open;
 mod prepare;
 
@@ -33,7 +34,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::pool::PoolConnection;
-use sqlx::{PgConnection, PgPool, Postgres, Sqlite, SqliteConnection, SqlitePool, Transaction};
+use sqlx::{PgConnection, PgPool, Postgres, Transaction};
 use tokio::time::Instant;
 
 pub use error::StoreError;
@@ -46,11 +47,11 @@ const PATIENCE: Duration = Duration::from_millis(2_500);
 
 #[derive(Clone)]
 enum Pools {
-    /// SQLite has one writer at a time; a pool of one queues writers fairly
+    /// SQLite has one writer at a time; a single connection queues writers fairly
     /// instead of letting them fight for the lock.
     Sqlite {
-        writer: SqlitePool,
-        readers: SqlitePool,
+        writer: Arc<lite::Kept>,
+        readers: Arc<lite::Kept>,
     },
     Postgres(PgPool),
 }
@@ -92,7 +93,9 @@ impl Store {
     pub async fn writer(&self) -> Result<Writer, StoreError> {
         let asked = Instant::now();
         let under_way = match &self.pools {
-            Pools::Sqlite { writer, .. } => Writing::Sqlite(writer.begin_with("BEGIN IMMEDIATE").await?),
+            Pools::Sqlite { writer, .. } => {
+                Writing::Sqlite(lite::Transaction::begin(writer.acquire().await?).await?)
+            }
             Pools::Postgres(pool) => {
                 // The races are settled by unique keys and row locks, for which this level is enough,
                 // whatever the server's default is.
@@ -111,9 +114,22 @@ impl Store {
     pub async fn single(&self) -> Result<Single, StoreError> {
         let asked = Instant::now();
         Ok(Single(match &self.pools {
-            Pools::Sqlite { writer, .. } => Bare::Sqlite(writer.acquire().await?),
+            Pools::Sqlite { writer, .. } => Bare::Sqlite(writer.acquire().await?.strict().await?),
             Pools::Postgres(pool) => Bare::Postgres(pool.acquire().await?, Limit::from(asked)),
         }))
+    }
+
+    /// As [`Store::single`], for what a power failure may undo as long as no other commit followed: on SQLite it waits for no disk.
+    ///
+    /// # Errors
+    /// As [`Store::writer`].
+    pub async fn mark(&self) -> Result<Single, StoreError> {
+        match &self.pools {
+            Pools::Sqlite { writer, .. } => {
+                Ok(Single(Bare::Sqlite(writer.acquire().await?.relaxed().await?)))
+            }
+            Pools::Postgres(_) => self.single().await,
+        }
     }
 
     /// Whether the database answers.
@@ -129,13 +145,16 @@ impl Store {
     /// Open connections: idle ones, and those at work.
     #[must_use]
     pub fn connections(&self) -> (usize, usize) {
-        let (open, idle) = match &self.pools {
+        match &self.pools {
             Pools::Sqlite { writer, readers } => {
-                (writer.size().saturating_add(readers.size()), writer.num_idle() + readers.num_idle())
+                let ((idle, busy), (readers_idle, readers_busy)) = (writer.count(), readers.count());
+                (idle + readers_idle, busy + readers_busy)
             }
-            Pools::Postgres(pool) => (pool.size(), pool.num_idle()),
-        };
-        (idle, usize::try_from(open).unwrap_or(usize::MAX).saturating_sub(idle))
+            Pools::Postgres(pool) => {
+                let (open, idle) = (usize::try_from(pool.size()).unwrap_or(usize::MAX), pool.num_idle());
+                (idle, open.saturating_sub(idle))
+            }
+        }
     }
 
     /// Whether this database belongs to one machine alone, so that no other replica has to be told anything.
@@ -158,7 +177,7 @@ impl Store {
 
 /// A connection by either driver, and how long its next statement may take.
 pub enum Conn<'a> {
-    Sqlite(&'a mut SqliteConnection),
+    Sqlite(&'a mut lite::Held),
     Postgres(&'a mut PgConnection, Duration),
 }
 
@@ -171,7 +190,7 @@ pub trait Db: Send {
 pub struct Reader(Bare);
 
 enum Bare {
-    Sqlite(PoolConnection<Sqlite>),
+    Sqlite(lite::Held),
     Postgres(PoolConnection<Postgres>, Limit),
 }
 
@@ -215,7 +234,7 @@ pub struct Writer {
 }
 
 enum Writing {
-    Sqlite(Transaction<'static, Sqlite>),
+    Sqlite(lite::Transaction),
     Postgres(Transaction<'static, Postgres>, Limit),
 }
 
@@ -236,7 +255,7 @@ impl Writer {
         // In the same transaction: other processes hear of it exactly when it becomes true.
         board.post(&mut self, &notes).await?;
         let committed = match self.under_way {
-            Writing::Sqlite(transaction) => transaction.commit().await.map_err(StoreError::from),
+            Writing::Sqlite(transaction) => transaction.commit().await,
             Writing::Postgres(transaction, mut limit) => {
                 within(limit.next(), transaction.commit()).await.map_err(StoreError::at_commit)
             }
@@ -252,7 +271,7 @@ impl Writer {
     /// [`StoreError::Unavailable`]; the writes are gone all the same.
     pub async fn rollback(self) -> Result<(), StoreError> {
         match self.under_way {
-            Writing::Sqlite(transaction) => Ok(transaction.rollback().await?),
+            Writing::Sqlite(transaction) => transaction.rollback().await,
             Writing::Postgres(transaction, mut limit) => within(limit.next(), transaction.rollback()).await,
         }
     }
@@ -261,7 +280,7 @@ impl Writer {
 impl Db for Writer {
     fn conn(&mut self) -> Conn<'_> {
         match &mut self.under_way {
-            Writing::Sqlite(transaction) => Conn::Sqlite(transaction),
+            Writing::Sqlite(transaction) => Conn::Sqlite(transaction.held()),
             Writing::Postgres(transaction, limit) => Conn::Postgres(transaction, limit.next()),
         }
     }

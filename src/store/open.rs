@@ -9,9 +9,10 @@ use std::time::Duration;
 
 use secrecy::{ExposeSecret as _, SecretString};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
-use sqlx::{ConnectOptions as _, Connection as _, Executor as _};
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
+use sqlx::{ConnectOptions as _, Connection as _, Executor as _, SqliteConnection};
 
+use super::lite::Kept;
 use super::{PATIENCE, Pools, Store, StoreError};
 
 /// How to reach the database.
@@ -61,32 +62,20 @@ async fn open_sqlite(url: &str, pool_size: u32) -> Result<Pools, StoreError> {
         .synchronous(SqliteSynchronous::Full)
         .busy_timeout(PATIENCE)
         .disable_statement_logging();
-    let writer = connect_writer(&options).await.map_err(|error| unwritable(&path, &error.to_string()))?;
-    match prove_writable(&writer).await {
+    let mut first = connect_writer(&options).await.map_err(|error| unwritable(&path, &error.to_string()))?;
+    match prove_writable(&mut first).await {
         // Whoever holds the lock writes, so the file can be written.
         Err(error) if !is_busy(&error) => return Err(unwritable(&path, &error.to_string())),
         _ => (),
     }
-    let readers = SqlitePoolOptions::new()
-        .max_connections(pool_size.max(1))
-        .acquire_timeout(PATIENCE)
-        .test_before_acquire(false)
-        .connect_lazy_with(options.read_only(true));
-    Ok(Pools::Sqlite { writer, readers })
+    let writer = Kept::new(options.clone(), 1, Some(first));
+    Ok(Pools::Sqlite { writer, readers: Kept::new(options.read_only(true), pool_size.max(1), None) })
 }
 
-async fn connect_writer(options: &SqliteConnectOptions) -> Result<sqlx::SqlitePool, sqlx::Error> {
+async fn connect_writer(options: &SqliteConnectOptions) -> Result<SqliteConnection, sqlx::Error> {
     let until = tokio::time::Instant::now() + PATIENCE;
     loop {
-        let connected = SqlitePoolOptions::new()
-            .max_connections(1)
-            .idle_timeout(None)
-            .max_lifetime(None)
-            .acquire_timeout(PATIENCE)
-            .test_before_acquire(false)
-            .connect_with(options.clone())
-            .await;
-        match connected {
+        match SqliteConnection::connect_with(options).await {
             // Two processes switch a new file to its log at the same moment; SQLite does not queue for that.
             Err(error) if is_busy(&error) && tokio::time::Instant::now() < until => {
                 tokio::time::sleep(Duration::from_millis(20)).await;
@@ -103,8 +92,7 @@ fn is_busy(error: &sqlx::Error) -> bool {
 }
 
 /// Takes the write lock once, so that a read-only disk or file is told at start and not at the first login.
-async fn prove_writable(writer: &sqlx::SqlitePool) -> Result<(), sqlx::Error> {
-    let mut conn = writer.acquire().await?;
+async fn prove_writable(conn: &mut SqliteConnection) -> Result<(), sqlx::Error> {
     // Writes the header, but no content: the version stays what it is.
     let (version,): (i64,) = sqlx::query_as("PRAGMA user_version").fetch_one(&mut *conn).await?;
     let mut transaction = conn.begin_with("BEGIN IMMEDIATE").await?;

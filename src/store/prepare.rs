@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use sqlx::migrate::{MigrateError, Migrator};
-use sqlx::{Connection as _, Executor as _, PgConnection, PgPool, SqlitePool};
+use sqlx::{Connection as _, Executor as _, PgConnection, PgPool};
 
+use super::lite::Held;
 use super::{Pools, Store, StoreError, within};
 
 /// Expand, then contract: the version before must be able to run on
@@ -34,7 +35,7 @@ impl Store {
             return Err(StoreError::OlderSchema { found, known });
         }
         match &self.pools {
-            Pools::Sqlite { writer, .. } => migrate_sqlite(writer).await,
+            Pools::Sqlite { writer, .. } => migrate_sqlite(writer.acquire().await?).await,
             Pools::Postgres(pool) => migrate_postgres(pool).await,
         }
     }
@@ -54,9 +55,9 @@ impl Store {
     }
 }
 
-async fn migrate_sqlite(writer: &SqlitePool) -> Result<(), StoreError> {
+async fn migrate_sqlite(mut writer: Held) -> Result<(), StoreError> {
     // One write lock around all of it: the driver has no lock of its own for two processes on one file.
-    let mut transaction = writer.begin_with("BEGIN IMMEDIATE").await?;
+    let mut transaction = writer.conn()?.begin_with("BEGIN IMMEDIATE").await?;
     // `run` would do the same, but its future cannot be sent between threads.
     MIGRATIONS.run_direct(None, &mut *transaction, false).await.map_err(judge)?;
     Ok(transaction.commit().await?)

@@ -106,19 +106,20 @@ struct Guest {
     user: UserRow,
 }
 
-/// Adds a session with its tokens sealed.
+/// Adds a session with its tokens sealed. Returns how many rows its user has, ended ones too; the new one may count or not.
 ///
 /// # Errors
 /// [`StoreError::Conflict`] without such a user, or the database's.
-pub async fn insert(w: &mut Writer, new: &NewSession, ring: &KeyRing) -> Result<(), StoreError> {
+pub async fn insert(w: &mut Writer, new: &NewSession, ring: &KeyRing) -> Result<i64, StoreError> {
     let session = &new.session;
     let sealed = SealedTokens::seal(&session.id, &new.tokens, ring);
-    sql!(execute in w,
+    // The count asks an index alone. SQLite counts after the insertion, PostgreSQL sees the table as it was before.
+    let (stored,): (i64,) = sql!(fetch_one in w,
         "INSERT INTO sessions (id, kind, key_hash, user_id, provider, issuer, provider_session_id, \
          access_token, refresh_token, id_token, token_expires_at, refresh_expires_at, ip, user_agent, \
          created_at, last_active_at, expires_at, revoked_at, generation, changed_at, auth_time, acr, \
          scope) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, \
-         $19, $20, $21, $22, $23)",
+         $19, $20, $21, $22, $23) RETURNING (SELECT COUNT(*) FROM sessions WHERE user_id = $4)",
         &session.id, session.kind.as_str(), new.key.hash(), &session.user_id, &session.provider,
         &session.issuer, session.provider_session_id.as_deref(), sealed.access.as_deref(),
         sealed.refresh.as_deref(), sealed.id.as_deref(), session.token_expires_at_ms,
@@ -126,7 +127,7 @@ pub async fn insert(w: &mut Writer, new: &NewSession, ring: &KeyRing) -> Result<
         session.created_at_ms, session.last_active_at_ms, session.expires_at_ms, session.revoked_at_ms,
         session.generation, session.created_at_ms, session.auth_time_ms, session.acr.as_deref(),
         session.scope.as_deref())?;
-    Ok(())
+    Ok(stored)
 }
 
 /// The session behind a cookie and its user, in one statement. Dead ones too: judging is the caller's.
@@ -228,7 +229,8 @@ pub async fn end_of_user(
     Ok(ended(w, rows))
 }
 
-/// Ends the least recently used sessions of a user beyond the newest `keep` (SE-10); returns their ids.
+/// Ends the least recently used sessions of a user beyond the newest `keep` (SE-10); returns their ids. It reads all of the user's rows,
+/// tokens and all: not worth asking where [`insert`] counted fewer than `keep`.
 ///
 /// # Errors
 /// The database's.
@@ -238,21 +240,13 @@ pub async fn end_oldest_beyond(
     keep: u32,
     now_ms: i64,
 ) -> Result<Vec<String>, StoreError> {
-    let keep = i64::from(keep);
-    // Asks the index alone, while the rows below are read one by one, tokens and all.
-    let (stored,): (i64,) =
-        sql!(fetch_one in w, "SELECT COUNT(*) FROM sessions WHERE user_id = $1", user_id)?;
-    if stored <= keep {
-        return Ok(Vec::new());
-    }
-    // The plus keeps SQLite from going through all live sessions of all users by the index on `revoked_at`.
     let rows: Vec<(String,)> = sql!(fetch_all in w,
         "UPDATE sessions SET revoked_at = $3, changed_at = $3, generation = generation + 1, \
-         access_token = NULL, refresh_token = NULL, id_token = NULL WHERE +revoked_at IS NULL \
-         AND id IN (SELECT id FROM sessions WHERE user_id = $1 AND +revoked_at IS NULL \
+         access_token = NULL, refresh_token = NULL, id_token = NULL WHERE revoked_at IS NULL \
+         AND id IN (SELECT id FROM sessions WHERE user_id = $1 AND revoked_at IS NULL \
          AND expires_at > $3 ORDER BY last_active_at DESC, created_at DESC, \
          id LIMIT 1000000 OFFSET $2) RETURNING id",
-        user_id, keep, now_ms)?;
+        user_id, i64::from(keep), now_ms)?;
     Ok(ended(w, rows))
 }
 

@@ -12,12 +12,9 @@ macro_rules! sql {
     };
     (execute in $db:expr, $sqlite:expr => $postgres:expr $(, $arg:expr)* $(,)?) => {
         match $crate::store::Db::conn(&mut *$db) {
-            $crate::store::Conn::Sqlite(conn) => sqlx::query::<sqlx::Sqlite>($sqlite)
-                $(.bind($arg))*
-                .execute(conn)
-                .await
-                .map(|done| done.rows_affected())
-                .map_err($crate::store::StoreError::from),
+            $crate::store::Conn::Sqlite(held) => {
+                held.execute(sqlx::query::<sqlx::Sqlite>($sqlite)$(.bind($arg))*).await
+            }
             $crate::store::Conn::Postgres(conn, limit) => {
                 let statement = sqlx::query::<sqlx::Postgres>($postgres)$(.bind($arg))*.execute(conn);
                 $crate::store::within(limit, statement).await.map(|done| done.rows_affected())
@@ -29,11 +26,13 @@ macro_rules! sql {
     };
     ($fetch:ident in $db:expr, $sqlite:expr => $postgres:expr $(, $arg:expr)* $(,)?) => {
         match $crate::store::Db::conn(&mut *$db) {
-            $crate::store::Conn::Sqlite(conn) => sqlx::query_as::<sqlx::Sqlite, _>($sqlite)
-                $(.bind($arg))*
-                .$fetch(conn)
-                .await
-                .map_err($crate::store::StoreError::from),
+            $crate::store::Conn::Sqlite(held) => match held.conn() {
+                Ok(conn) => {
+                    let ended = sqlx::query_as::<sqlx::Sqlite, _>($sqlite)$(.bind($arg))*.$fetch(conn).await;
+                    held.settle(ended)
+                }
+                Err(error) => Err(error),
+            },
             $crate::store::Conn::Postgres(conn, limit) => {
                 let statement = sqlx::query_as::<sqlx::Postgres, _>($postgres)$(.bind($arg))*.$fetch(conn);
                 $crate::store::within(limit, statement).await

@@ -9,7 +9,6 @@ use std::time::Duration;
 use opentelemetry_sdk::trace::SdkTracerProvider;
 use tracing::level_filters::LevelFilter;
 use tracing::{Dispatch, Subscriber};
-use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::filter::{FilterExt as _, Targets};
 use tracing_subscriber::fmt::format::JsonFields;
 use tracing_subscriber::layer::SubscriberExt as _;
@@ -18,6 +17,7 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, Layer, Registry, fmt};
 
 use super::line::{JsonLine, PrettyFields, PrettyLine};
+use super::queue::{self, Queue, QueueGuard};
 use super::traces::{self, Otlp};
 
 /// What our own events call themselves: the crate's module paths, or a target that begins so.
@@ -46,7 +46,7 @@ pub struct Guard {
     traces: Option<SdkTracerProvider>,
     lost: LostLines,
     // Dropped after `drop` has run, so that what the traces complain of at the end is still written.
-    _writer: WorkerGuard,
+    _writer: QueueGuard,
 }
 
 impl Guard {
@@ -70,15 +70,14 @@ impl Drop for Guard {
 /// How many lines were lost so far: dropped because the buffer was full, or refused by the sink.
 #[derive(Clone, Debug)]
 pub struct LostLines {
-    dropped: ErrorCounter,
+    queue: Queue,
     refused: Arc<AtomicU64>,
 }
 
 impl LostLines {
     #[must_use]
     pub fn count(&self) -> u64 {
-        let dropped = u64::try_from(self.dropped.dropped_lines()).unwrap_or(u64::MAX);
-        dropped.saturating_add(self.refused.load(Ordering::Relaxed))
+        self.queue.dropped().saturating_add(self.refused.load(Ordering::Relaxed))
     }
 }
 
@@ -123,12 +122,9 @@ pub(super) fn assemble(
 
     let refused = Arc::new(AtomicU64::new(0));
     let sink = Sink { sink, refused: Arc::clone(&refused) };
-    let (writer, guard) = NonBlockingBuilder::default()
-        .buffered_lines_limit(LINES_MAX)
-        .lossy(true)
-        .thread_name("log")
-        .finish(sink);
-    let lost = LostLines { dropped: writer.error_counter(), refused };
+    let (writer, guard) = queue::open(sink, LINES_MAX)
+        .map_err(|error| format!("the log's thread cannot be started: {error}"))?;
+    let lost = LostLines { queue: writer.clone(), refused };
 
     let lines = lines(form, writer).with_filter(asked.and(allowed));
     let mut layers: Vec<Box<dyn Layer<Registry> + Send + Sync>> = vec![lines.boxed()];
@@ -139,7 +135,7 @@ pub(super) fn assemble(
     Ok((dispatch, Guard { traces, lost, _writer: guard }))
 }
 
-fn lines<S>(form: Form, writer: NonBlocking) -> Box<dyn Layer<S> + Send + Sync>
+fn lines<S>(form: Form, writer: Queue) -> Box<dyn Layer<S> + Send + Sync>
 where
     S: Subscriber + for<'a> LookupSpan<'a>,
 {

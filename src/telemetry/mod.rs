@@ -12,6 +12,7 @@ pub mod fields;
 mod line;
 mod logs;
 mod metrics;
+mod queue;
 mod traces;
 
 #[cfg(test)]

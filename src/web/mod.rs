@@ -191,7 +191,7 @@ pub fn routes(cfg: &mut web::ServiceConfig, door: &Door, dev_idp: Option<&DevIdp
         )
         .service(at("/admin/api/sessions/{id}", "DELETE").route(web::delete().to(admin::end_session)))
         .default_service(web::to(nothing));
-    let programs = web::resource("/login")
+    let programs = at("/login", "GET, HEAD, POST")
         .guard(password::IsJson)
         .wrap(from_fn(guard::without_cookies))
         .wrap(cors::layer(&door.app))

@@ -107,7 +107,6 @@ async fn wb_01_nothing_of_ours_that_changes_something_takes_a_request_from_elsew
         ("POST", "/auth/account/sessions/end-all".to_owned()),
         ("POST", "/auth/account/sessions/end-others".to_owned()),
         ("POST", format!("/auth/account/sessions/{id}/end")),
-        ("POST", "/auth/refresh".to_owned()),
         ("POST", "/auth/login".to_owned()),
         ("POST", "/auth/register".to_owned()),
         ("PUT", "/auth/me".to_owned()),
@@ -124,6 +123,13 @@ async fn wb_01_nothing_of_ours_that_changes_something_takes_a_request_from_elsew
             assert_csrf(answer, &format!("{method} {path} {headers:?}")).await;
         }
     }
+    // No cookie counts there, so nothing but the headers of a browser elsewhere can be refused.
+    for headers in
+        [&[("sec-fetch-site", "cross-site")][..], &[("sec-fetch-site", "same-site")], &[("origin", "null")]]
+    {
+        assert_csrf(send(&house, &browser, ("POST", "/auth/refresh"), headers).await, "refresh").await;
+    }
+    assert_eq!(send(&house, &browser, ("POST", "/auth/refresh"), &[]).await.status(), 400);
     assert_eq!(house.live_sessions().await, 1);
     assert_eq!(browser.get_json("/auth/me").await.status, 200, "still signed in");
     let page = browser.post_form_from("https://evil.example/", "/auth/logout", &[]).await;
@@ -167,7 +173,7 @@ async fn wb_03_password_login_and_registration_are_not_offered_and_never_from_el
     let house = TestHouse::with_op(&op).open().await;
     let nobody = house.browser();
     let own = house.url.clone();
-    for path in ["/auth/login", "/auth/register", "/auth/refresh"] {
+    for path in ["/auth/login", "/auth/register"] {
         for headers in [&[("sec-fetch-site", "same-origin")][..], &[("origin", own.as_str())], &[]] {
             let answer = send(&house, &nobody, ("POST", path), headers).await;
             assert_eq!(answer.status(), 404, "{path} {headers:?}");

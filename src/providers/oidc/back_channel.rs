@@ -1,6 +1,7 @@
 //! What a vendor's directory needs of the core: a token of the client's own, and the way out to the provider.
 
 use secrecy::{ExposeSecret, SecretString};
+use subtle::ConstantTimeEq as _;
 use tokio::sync::Mutex;
 use url::Url;
 
@@ -41,10 +42,14 @@ impl OwnToken {
     /// Forgets this token, which the provider refused; a newer one stays.
     pub async fn forget(&self, refused: &SecretString) {
         let mut held = self.0.lock().await;
-        if held.as_ref().is_some_and(|(token, _)| token.expose_secret() == refused.expose_secret()) {
+        if held.as_ref().is_some_and(|(token, _)| is_same(token, refused)) {
             *held = None;
         }
     }
+}
+
+fn is_same(one: &SecretString, other: &SecretString) -> bool {
+    one.expose_secret().as_bytes().ct_eq(other.expose_secret().as_bytes()).into()
 }
 
 impl Oidc {

@@ -25,9 +25,29 @@ pub struct Verified {
 /// What the token is measured against.
 pub struct Expected<'e> {
     pub config: &'e config::Provider,
-    /// The login that asked for it; `None` at a refresh, whose token has no nonce of its own.
-    pub attempt: Option<&'e LoginAttempt>,
+    pub occasion: Occasion<'e>,
     pub now_ms: i64,
+}
+
+/// What the token was asked for with.
+#[derive(Clone, Copy)]
+pub enum Occasion<'e> {
+    /// A code, which the browser brought: this login's nonce and wishes bind the token to it.
+    Login(&'e LoginAttempt),
+    /// A name and a password.
+    Password,
+    /// A refresh token. The answer's way proves its freshness, and a clock that steps, here or there, must not end sessions (security.md
+    /// RE-09): times are read, and not compared with now.
+    Renewal,
+}
+
+impl<'e> Occasion<'e> {
+    fn attempt(self) -> Option<&'e LoginAttempt> {
+        match self {
+            Self::Login(attempt) => Some(attempt),
+            Self::Password | Self::Renewal => None,
+        }
+    }
 }
 
 fn refuse<T>(reason: &'static str, detail: impl Into<String>) -> Result<T, ProviderError> {
@@ -50,7 +70,7 @@ pub fn check(
     let issuer = check_issuer(claims, expected.config)?;
     check_audience(claims, expected.config)?;
     let issued_at_ms = check_times(claims, expected)?;
-    if let Some(attempt) = expected.attempt {
+    if let Some(attempt) = expected.occasion.attempt() {
         check_nonce(claims, attempt)?;
     }
     let subject = match claims.get("sub") {
@@ -63,7 +83,7 @@ pub fn check(
         Some(_) => return refuse("id_token_sid", "not a short string"),
     };
     let auth_time_ms = check_auth_time(claims, expected)?;
-    let acr = check_acr(claims, expected.attempt)?;
+    let acr = check_acr(claims, expected.occasion.attempt())?;
     Ok(Verified { subject, issuer, sid, auth_time_ms, acr, issued_at_ms })
 }
 
@@ -138,17 +158,20 @@ fn check_times(claims: &Map<String, Value>, expected: &Expected<'_>) -> Result<i
     let needed = |name| {
         time_ms(claims, name)?.map_or_else(|| refuse("id_token_time", format!("{name} is missing")), Ok)
     };
-    if now >= needed("exp")?.saturating_add(skew) {
+    let (expires, issued_at, not_before) = (needed("exp")?, needed("iat")?, time_ms(claims, "nbf")?);
+    if matches!(expected.occasion, Occasion::Renewal) {
+        return Ok(issued_at);
+    }
+    if now >= expires.saturating_add(skew) {
         return refuse("id_token_expired", "exp is over");
     }
-    let issued_at = needed("iat")?;
     if issued_at > now.saturating_add(skew) {
         return refuse("id_token_iat", "from the future");
     }
     if issued_at < now.saturating_sub(AGE_MAX_MS + skew) {
         return refuse("id_token_iat", "too old");
     }
-    if time_ms(claims, "nbf")?.is_some_and(|nbf| nbf > now.saturating_add(skew)) {
+    if not_before.is_some_and(|nbf| nbf > now.saturating_add(skew)) {
         return refuse("id_token_nbf", "not valid yet");
     }
     Ok(issued_at)
@@ -167,11 +190,14 @@ fn check_auth_time(
     expected: &Expected<'_>,
 ) -> Result<Option<i64>, ProviderError> {
     let auth_time = time_ms(claims, "auth_time")?;
+    if matches!(expected.occasion, Occasion::Renewal) {
+        return Ok(auth_time);
+    }
     if auth_time.is_some_and(|at| at > expected.now_ms.saturating_add(expected.config.clock_skew_ms)) {
         return refuse("id_token_auth_time", "from the future");
     }
-    let Some((attempt, seconds)) = expected.attempt.and_then(|attempt| Some((attempt, attempt.max_age?)))
-    else {
+    let asked = expected.occasion.attempt().and_then(|attempt| Some((attempt, attempt.max_age?)));
+    let Some((attempt, seconds)) = asked else {
         return Ok(auth_time);
     };
     let max_age_ms = i64::try_from(seconds).unwrap_or(i64::MAX).saturating_mul(1000);

@@ -23,7 +23,7 @@ use serde_json::{Map, Value};
 use url::Url;
 
 use self::discovery::{Discovery, Expectation, Metadata};
-use self::id_token::{Expected, Verified};
+use self::id_token::{Expected, Occasion, Verified};
 use self::jws::Jws;
 use self::keys::{Asker, Keys, Source};
 use self::token_call::{Call, ClientProof, Form};
@@ -174,7 +174,7 @@ impl Oidc {
         &self,
         metadata: &Metadata,
         tokens: &Tokens,
-        attempt: Option<&LoginAttempt>,
+        occasion: Occasion<'_>,
     ) -> Result<(Verified, Map<String, Value>), ProviderError> {
         let id_token = tokens
             .id
@@ -182,7 +182,7 @@ impl Oidc {
             .ok_or_else(|| ProviderError::protocol("id_token_missing", "the answer has no ID token"))?;
         let jws = Jws::read(id_token.expose_secret())?;
         let key = self.verify_signature(metadata, &jws, Asker::Login).await?;
-        let expected = Expected { config: &self.config, attempt, now_ms: self.clock.now_ms() };
+        let expected = Expected { config: &self.config, occasion, now_ms: self.clock.now_ms() };
         let verified = id_token::check(jws.typ.as_deref(), &jws.claims, &expected)?;
         if let (Some(claimed), Some(access)) = (jws.claims.get("at_hash"), &tokens.access) {
             let actual = jws.left_half_hash(&key, access.expose_secret());
@@ -279,7 +279,7 @@ impl Oidc {
     ) -> Result<Redeemed, ProviderError> {
         let metadata = self.metadata().await?;
         let tokens = self.spend_code(&metadata, callback, attempt).await?;
-        let (verified, mut claims) = self.verify(&metadata, &tokens, Some(attempt)).await?;
+        let (verified, mut claims) = self.verify(&metadata, &tokens, Occasion::Login(attempt)).await?;
         self.add_userinfo(&metadata, &tokens, &mut claims).await?;
         Ok(Redeemed { tokens, verified, claims })
     }

@@ -3,6 +3,7 @@
 use secrecy::{ExposeSecret as _, SecretString};
 use serde_json::Value;
 
+use super::id_token::Occasion;
 use super::token_call::{self, Form};
 use super::{Oidc, Redeemed, strict};
 use crate::providers::ProviderError;
@@ -55,7 +56,7 @@ impl Oidc {
             return Ok(Err(refusal));
         }
         let tokens = token_call::read_tokens(&answer, self.clock.now_ms())?;
-        let (verified, mut claims) = self.verify(&metadata, &tokens, None).await?;
+        let (verified, mut claims) = self.verify(&metadata, &tokens, Occasion::Password).await?;
         // No nonce was sent: a token that carries one was made for another login.
         if claims.get("nonce").is_some_and(|nonce| !nonce.is_null()) {
             return Err(ProviderError::protocol("id_token_nonce", "another login's"));

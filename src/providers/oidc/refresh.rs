@@ -4,6 +4,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 use serde_json::Value;
 
 use super::discovery::Metadata;
+use super::id_token::Occasion;
 use super::jws::Jws;
 use super::token_call::{self, Form};
 use super::{Oidc, strict};
@@ -69,7 +70,7 @@ impl Oidc {
         if tokens.id.is_none() {
             return Ok(());
         }
-        let (verified, claims) = self.verify(metadata, tokens, None).await?;
+        let (verified, claims) = self.verify(metadata, tokens, Occasion::Renewal).await?;
         let refuse = |reason, detail: &str| Err(ProviderError::protocol(reason, detail));
         if verified.subject != held.subject {
             return refuse("id_token_sub", "it speaks of another person");

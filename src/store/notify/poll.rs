@@ -4,9 +4,10 @@
 
 use std::time::Duration;
 
-use sqlx::{Connection as _, SqliteConnection, SqlitePool};
+use sqlx::{Connection as _, SqliteConnection};
 
 use super::{Board, Body};
+use crate::store::lite::Kept;
 use crate::store::{StoreError, Writer};
 
 /// What a command line ends is known here within 100 ms (product.md, section 7); asking costs microseconds.
@@ -24,16 +25,16 @@ pub(super) async fn post(w: &mut Writer, body: &str) -> Result<(), StoreError> {
 }
 
 /// Looks until the file cannot be read; says why.
-pub(super) async fn run(board: &Board, readers: &SqlitePool) -> String {
+pub(super) async fn run(board: &Board, readers: &Kept) -> String {
     match watch(board, readers).await {
         Ok(never) => match never {},
         Err(error) => StoreError::from(error).to_string(),
     }
 }
 
-async fn watch(board: &Board, readers: &SqlitePool) -> Result<std::convert::Infallible, sqlx::Error> {
+async fn watch(board: &Board, readers: &Kept) -> Result<std::convert::Infallible, sqlx::Error> {
     // Held for good: `data_version` tells of commits by other connections, and only to one that saw the version before.
-    let mut conn = SqliteConnection::connect_with(&readers.connect_options()).await?;
+    let mut conn = SqliteConnection::connect_with(readers.options()).await?;
     let mut version = data_version(&mut conn).await?;
     let mut last = newest(&mut conn).await?;
     board.lost();

@@ -1,0 +1,134 @@
+//! Where lines wait for the log's own thread: bounded, and nobody waits to put one in.
+//!
+//! The thread sleeps on a condition variable. A channel that first spins and yields would take the processor from the very
+//! requests that the lines tell of, some four times for each line.
+
+use std::collections::VecDeque;
+use std::io::{self, Write};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tracing_subscriber::fmt::MakeWriter;
+
+/// The longest that the last lines may hold up the end of the process.
+const FLUSH: Duration = Duration::from_millis(1_100);
+
+/// The entrance; cheap to clone.
+#[derive(Clone, Debug)]
+pub(super) struct Queue(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    state: Mutex<State>,
+    /// Something happened that the log's thread waits for.
+    work: Condvar,
+    /// The log's thread has written all that it will.
+    done: Condvar,
+    lines_max: usize,
+    dropped: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    lines: VecDeque<Vec<u8>>,
+    is_asleep: bool,
+    is_closing: bool,
+    is_done: bool,
+}
+
+/// Dropped at the very end, it waits until the last lines are written, in bounded time.
+#[derive(Debug)]
+pub(super) struct QueueGuard(Arc<Shared>);
+
+/// Starts the log's thread.
+///
+/// # Errors
+/// When the system makes no thread.
+pub(super) fn open(sink: impl Write + Send + 'static, lines_max: usize) -> io::Result<(Queue, QueueGuard)> {
+    let shared = Arc::new(Shared {
+        state: Mutex::default(),
+        work: Condvar::new(),
+        done: Condvar::new(),
+        lines_max,
+        dropped: AtomicU64::new(0),
+    });
+    let theirs = Arc::clone(&shared);
+    std::thread::Builder::new().name("log".to_owned()).spawn(move || theirs.write_to(sink))?;
+    Ok((Queue(Arc::clone(&shared)), QueueGuard(shared)))
+}
+
+impl Queue {
+    /// Lines that found the queue full, or came after its end.
+    pub(super) fn dropped(&self) -> u64 {
+        self.0.dropped.load(Ordering::Relaxed)
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write_to(&self, mut sink: impl Write) {
+        let mut state = self.lock();
+        loop {
+            if let Some(line) = state.lines.pop_front() {
+                drop(state);
+                // The sink counts what it refuses.
+                let _ = sink.write_all(&line);
+                state = self.lock();
+            } else if state.is_closing {
+                break;
+            } else {
+                state.is_asleep = true;
+                state = self.work.wait(state).unwrap_or_else(PoisonError::into_inner);
+                state.is_asleep = false;
+            }
+        }
+        drop(state);
+        let _ = sink.flush();
+        self.lock().is_done = true;
+        self.done.notify_all();
+    }
+}
+
+impl Write for Queue {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        let mut state = self.0.lock();
+        if state.is_closing || state.lines.len() >= self.0.lines_max {
+            self.0.dropped.fetch_add(1, Ordering::Relaxed);
+            return Ok(line.len());
+        }
+        state.lines.push_back(line.to_vec());
+        // Once for a sleeper: it takes everything that came meanwhile.
+        let wake = std::mem::take(&mut state.is_asleep);
+        drop(state);
+        if wake {
+            self.0.work.notify_one();
+        }
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl<'a> MakeWriter<'a> for Queue {
+    type Writer = Self;
+
+    fn make_writer(&'a self) -> Self::Writer {
+        self.clone()
+    }
+}
+
+impl Drop for QueueGuard {
+    fn drop(&mut self) {
+        let mut state = self.0.lock();
+        state.is_closing = true;
+        self.0.work.notify_one();
+        let waited = self.0.done.wait_timeout_while(state, FLUSH, |state| !state.is_done);
+        drop(waited);
+    }
+}

@@ -75,11 +75,11 @@ mod tests {
         match u16::try_from(length) {
             Ok(short) if short < 126 => head.push(bit | short.to_be_bytes()[1]),
             Ok(short) => {
-                head.push(bit | 126);
+                head.push(bit | 0x7e);
                 head.extend(short.to_be_bytes());
             }
             Err(_) => {
-                head.push(bit | 127);
+                head.push(bit | 0x7f);
                 head.extend(length.to_be_bytes());
             }
         }

@@ -184,12 +184,7 @@ pub fn routes(cfg: &mut web::ServiceConfig, door: &Door, dev_idp: Option<&DevIdp
         .service(at("/account/sessions/end-others", "POST").route(web::post().to(pages::end_others)))
         .service(at("/account/sessions/end-all", "POST").route(web::post().to(pages::end_all)))
         .service(at("/account/sessions/{id}/end", "POST").route(web::post().to(pages::end_one)))
-        .service(
-            at("/admin/api/users/{id}/sessions", "GET, HEAD, DELETE")
-                .route(read().to(admin::sessions_of_user))
-                .route(web::delete().to(admin::end_sessions_of_user)),
-        )
-        .service(at("/admin/api/sessions/{id}", "DELETE").route(web::delete().to(admin::end_session)))
+        .configure(administration)
         .default_service(web::to(nothing));
     let programs = at("/login", "GET, HEAD, POST")
         .guard(password::IsJson)
@@ -215,6 +210,17 @@ pub fn routes(cfg: &mut web::ServiceConfig, door: &Door, dev_idp: Option<&DevIdp
         .service(own)
         .service(well_known())
         .default_service(web::to(behind::answer));
+}
+
+/// What administrators do by API key or by role.
+fn administration(scope: &mut web::ServiceConfig) {
+    scope
+        .service(
+            at("/admin/api/users/{id}/sessions", "GET, HEAD, DELETE")
+                .route(read().to(admin::sessions_of_user))
+                .route(web::delete().to(admin::end_sessions_of_user)),
+        )
+        .service(at("/admin/api/sessions/{id}", "DELETE").route(web::delete().to(admin::end_session)));
 }
 
 /// What apps need to trust us.

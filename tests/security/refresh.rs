@@ -360,21 +360,21 @@ async fn rt_06_an_access_token_that_is_over_is_never_handed_on() {
     let app = house.app();
     let row = session_row(&house).await;
     assert_eq!(
-        plain(Some(&refresh::access_token(&app, &row).await.unwrap())),
+        plain(Some(&refresh::access_token(&app, &row.id).await.unwrap())),
         plain(held(&house, &row.id).await.access.as_ref())
     );
     op.stop().await;
     house.clock.advance(OVER);
-    let error = refresh::access_token(&app, &row).await.unwrap_err();
+    let error = refresh::access_token(&app, &row.id).await.unwrap_err();
     assert!(matches!(error, Error::ProviderDown(_)), "{error}");
     assert_eq!(browser.get("/protected").await.status, 200, "the page itself needs no token");
     op.start_again().await;
     house.clock.advance(Duration::from_secs(2));
     assert_eq!(browser.get("/protected").await.status, 200);
-    assert!(refresh::access_token(&app, &row).await.is_ok());
+    assert!(refresh::access_token(&app, &row.id).await.is_ok());
     house.database.execute("UPDATE sessions SET refresh_token = NULL").await;
     house.clock.advance(OVER);
-    assert!(matches!(refresh::access_token(&app, &row).await.unwrap_err(), Error::NotSignedIn));
+    assert!(matches!(refresh::access_token(&app, &row.id).await.unwrap_err(), Error::NotSignedIn));
     assert_eq!(browser.get("/protected").await.status, 200);
 }
 

@@ -67,7 +67,7 @@ pub const JOBS: &[Job] = &[
         runs: Runs::Everywhere(|app| Box::pin(assertion::renew(app))),
     },
     Job { name: "activity", every: ACTIVITY, runs: Runs::Everywhere(|app| Box::pin(activity::write(app))) },
-    Job { name: "session_cache", every: EVERY, runs: Runs::Everywhere(|app| Box::pin(forgotten(app))) },
+    Job { name: "session_cache", every: EVERY, runs: Runs::Everywhere(forget) },
     Job { name: "upstream_health", every: HEALTH, runs: Runs::Everywhere(|app| Box::pin(health(app))) },
     // Each unfinished registration is claimed by itself, so replicas share them.
     Job { name: "registrations", every: RESUME, runs: Runs::Everywhere(|app| Box::pin(resumed(app))) },
@@ -80,9 +80,9 @@ async fn health(app: &App) -> Result<()> {
 }
 
 /// Each replica remembers for itself.
-async fn forgotten(app: &App) -> Result<()> {
+fn forget(app: &App) -> Work<'_> {
     app.store.sweep_known(app.now_ms());
-    Ok(())
+    Box::pin(std::future::ready(Ok(())))
 }
 
 async fn resumed(app: &App) -> Result<()> {

@@ -66,7 +66,11 @@ mod tests {
         let batch = activity.batch(10);
         assert_eq!(batch, [("a".to_owned(), 7), ("b".to_owned(), 5)]);
         activity.note("b", 9);
-        assert_eq!((activity.latest("a"), activity.latest("b")), (Some(7), Some(9)), "not lost while it is written");
+        assert_eq!(
+            (activity.latest("a"), activity.latest("b")),
+            (Some(7), Some(9)),
+            "not lost while it is written"
+        );
         activity.written(&batch);
         assert_eq!((activity.latest("a"), activity.batch(10)), (None, vec![("b".to_owned(), 9)]));
     }

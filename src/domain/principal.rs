@@ -169,7 +169,10 @@ pub(super) mod tests {
         assert_eq!(principal.spelled(Fact::Subject), Some("a%0D%0Ab%00"));
         assert_eq!(principal.spelled(Fact::Email), Some("ada@example.test"));
         assert_eq!((principal.spelled(Fact::Tenant), principal.plain(Fact::Tenant)), (None, "".into()));
-        assert_eq!((principal.spelled(Fact::Session), principal.spelled(Fact::UserId)), (Some("s"), Some("u")));
+        assert_eq!(
+            (principal.spelled(Fact::Session), principal.spelled(Fact::UserId)),
+            (Some("s"), Some("u"))
+        );
     }
 
     #[test]

@@ -85,8 +85,7 @@ struct Key([u8; 32]);
 impl Hash for Key {
     fn hash<H: Hasher>(&self, state: &mut H) {
         // A part of a SHA-256 is as good as all of it.
-        let [a, b, c, d, e, f, g, h, ..] = self.0;
-        state.write_u64(u64::from_le_bytes([a, b, c, d, e, f, g, h]));
+        state.write_u64(self.0.first_chunk().copied().map_or(0, u64::from_le_bytes));
     }
 }
 
@@ -104,7 +103,7 @@ pub(super) struct Marks {
     changes: AtomicU64,
     /// A change that may have been missed concerns everything.
     all: AtomicU64,
-    marks: Box<[AtomicU64]>,
+    slots: Box<[AtomicU64]>,
     hasher: RandomState,
 }
 
@@ -113,7 +112,7 @@ impl Default for Marks {
         Self {
             changes: AtomicU64::new(0),
             all: AtomicU64::new(0),
-            marks: (0..MARKS).map(|_| AtomicU64::new(0)).collect(),
+            slots: (0..MARKS).map(|_| AtomicU64::new(0)).collect(),
             hasher: RandomState::new(),
         }
     }
@@ -139,7 +138,7 @@ impl Marks {
     }
 
     fn at(&self, mark: u32) -> Option<&AtomicU64> {
-        self.marks.get(usize::try_from(mark).ok()?)
+        self.slots.get(usize::try_from(mark).ok()?)
     }
 
     /// The number is taken after the commit that it speaks of: whoever holds it or a later one reads what was committed.
@@ -191,7 +190,9 @@ impl Cache {
     }
 
     pub(super) fn hear(&self, notes: &[Note]) {
-        notes.iter().for_each(|note| self.marks.stamp(note));
+        for note in notes {
+            self.marks.stamp(note);
+        }
     }
 
     pub(super) fn doubt_all(&self) {
@@ -222,9 +223,8 @@ impl Cache {
 
     /// Lets go of everything that does not count any more; facts of people who left are not kept for nothing.
     fn sweep(&self, now_ms: i64) {
-        self.map.retain(|_, known| {
-            known.read_at_ms <= now_ms && now_ms < known.until_ms && self.counts(known)
-        });
+        self.map
+            .retain(|_, known| known.read_at_ms <= now_ms && now_ms < known.until_ms && self.counts(known));
     }
 }
 
@@ -266,7 +266,13 @@ impl Store {
 
     /// Remembers a session whose rows were read after taking the ticket, unless something was said of it since.
     #[must_use]
-    pub fn know(&self, key_hash: [u8; 32], ticket: Ticket, principal: Principal, limits: Limits) -> Arc<Known> {
+    pub fn know(
+        &self,
+        key_hash: [u8; 32],
+        ticket: Ticket,
+        principal: Principal,
+        limits: Limits,
+    ) -> Arc<Known> {
         match self.board.cache.get() {
             Some(cache) => cache.know(key_hash, ticket, principal, limits),
             None => Arc::new(Known::new(principal, ticket, [0; 2], limits)),

@@ -6,7 +6,7 @@ use actix_web::dev::Payload;
 use actix_web::http::Method;
 use actix_web::{HttpRequest, HttpResponse, ResponseError as _, web};
 
-use super::cookies::SessionCookie;
+use super::cookies::{self, SessionCookie};
 use super::login::see_other;
 use super::outer::wants_page;
 use super::problem::Refused;
@@ -84,7 +84,7 @@ async fn decide(request: &HttpRequest, payload: Payload, door: &web::Data<Door>,
 async fn known(request: &HttpRequest, door: &Door, route: &Route) -> Result<Option<Arc<Known>>, Refused> {
     let key = match door.cookies.session(request.headers()) {
         SessionCookie::Absent => None,
-        SessionCookie::One(value) => door.cookies.verify(value, &door.mac),
+        SessionCookie::One(value) => cookies::verify(value, &door.mac),
         SessionCookie::Doubled => {
             doubled(request, door).await;
             None

@@ -202,7 +202,9 @@ proptest! {
                 }
                 Step::WriteUser(user) => {
                     let of_user: Vec<u8> = (0..4).filter(|id| user_of(*id) == user).collect();
-                    of_user.iter().for_each(|id| *rows.get_mut(id).unwrap() += 1);
+                    for id in &of_user {
+                        *rows.get_mut(id).unwrap() += 1;
+                    }
                     let now = of_user.iter().map(|id| (*id, rows[id])).collect();
                     commits.push_back((Note::User(format!("u{user}")), now));
                 }

@@ -11,6 +11,7 @@ use crate::domain::{Principal, SessionKey};
 use crate::error::Result;
 use crate::store::{Limits, Recalled};
 
+pub use crate::crypto::mac::ReadyMac;
 pub use crate::store::Known;
 
 /// Who a key belongs to, while the session lives, its user may be here, and its tokens need nothing.

@@ -3,13 +3,13 @@
 use actix_web::cookie::time::Duration;
 use actix_web::cookie::{Cookie, Key, SameSite};
 use actix_web::http::header::{COOKIE, HeaderMap, HeaderValue};
-use aws_lc_rs::hmac;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use percent_encoding::percent_decode_str;
 
 use crate::domain::SessionKey;
 use crate::flows::login::SealedAttempt;
+use crate::flows::recognise::ReadyMac;
 
 const SESSION: &str = "doorward";
 const SECURE_SESSION: &str = "__Host-doorward";
@@ -24,7 +24,7 @@ const MAC_LENGTH: usize = 44;
 pub struct SessionMac {
     key: Key,
     /// The same, ready for use at each request.
-    ready: hmac::Key,
+    ready: ReadyMac,
 }
 
 impl SessionMac {
@@ -32,7 +32,7 @@ impl SessionMac {
     #[must_use]
     pub fn new(bytes: &[u8]) -> Self {
         let key = Key::from(bytes);
-        let ready = hmac::Key::new(hmac::HMAC_SHA256, key.signing());
+        let ready = ReadyMac::new(key.signing());
         Self { key, ready }
     }
 
@@ -179,7 +179,9 @@ pub fn verify(value: &str, mac: &SessionMac) -> Option<SessionKey> {
     let (tag, key) = plain.split_at_checked(MAC_LENGTH)?;
     let mut bytes = [0; 33];
     let length = STANDARD.decode_slice(tag, &mut bytes).ok()?;
-    hmac::verify(&mac.ready, key.as_bytes(), bytes.get(..length)?).ok()?;
+    if !mac.ready.is_of(bytes.get(..length)?, key.as_bytes()) {
+        return None;
+    }
     SessionKey::parse(key)
 }
 

@@ -42,7 +42,7 @@ const MAY_KNOW: [(&str, &[&str]); 16] = [
     ("events", &["store"]),
     ("flows", &["app", "config", "crypto", "domain", "error", "providers", "store"]),
     ("jobs", &["app", "domain", "error", "flows"]),
-    ("providers", &["config", "crypto::sign", "domain", "telemetry"]),
+    ("providers", &["config", "crypto::sign", "crypto::trust", "domain", "telemetry"]),
     ("proxy", &["config", "domain"]),
     ("server", &["app", "config", "dev_idp", "flows", "jobs", "store", "telemetry", "web"]),
     ("store", &["config", "crypto", "domain"]),

@@ -157,12 +157,13 @@ struct Sink<W> {
 }
 
 impl<W: Write> Write for Sink<W> {
-    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        // The writer hands over one whole line at a time.
-        if self.sink.write_all(line).is_err() {
-            self.refused.fetch_add(1, Ordering::Relaxed);
+    fn write(&mut self, lines: &[u8]) -> io::Result<usize> {
+        // The queue hands over whole lines.
+        if self.sink.write_all(lines).is_err() {
+            let count = lines.iter().filter(|byte| **byte == b'\n').count();
+            self.refused.fetch_add(count as u64, Ordering::Relaxed);
         }
-        Ok(line.len())
+        Ok(lines.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {

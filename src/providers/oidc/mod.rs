@@ -20,6 +20,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use secrecy::{ExposeSecret as _, SecretString};
 use serde_json::{Map, Value};
+use tokio_rustls::rustls::ClientConfig;
 use url::Url;
 
 use self::discovery::{Discovery, Expectation, Metadata};
@@ -28,9 +29,10 @@ use self::jws::Jws;
 use self::keys::{Asker, Keys, Source};
 use self::token_call::{Call, ClientProof, Form};
 use super::breaker::Traffic;
-use super::http::{Http, Line, Trust};
+use super::http::{Http, Line};
 use super::{PasswordLogin, Provider, ProviderError};
 use crate::config::{self, ProviderKind, RequireIss, When};
+use crate::crypto::trust::Trust;
 use crate::domain::{Callback, Clock, Grant, LoginAttempt, LoginRequest, Prompt, Random, Tokens};
 
 /// What was learned of a provider; it outlives a reload, so that a provider in trouble is not forgotten just then.
@@ -58,6 +60,17 @@ pub struct Oidc {
     proof: ClientProof,
 }
 
+fn tls(config: &config::Provider) -> Result<ClientConfig, String> {
+    match &config.tls_ca_file {
+        Some(path) => {
+            let pem = std::fs::read(path).map_err(|e| format!("cannot read {}: {e}", path.display()))?;
+            Trust::Authorities(&pem).client_config().map_err(|fault| format!("{}: {fault}", path.display()))
+        }
+        None if config.kind == ProviderKind::Dev => Trust::Nobody.client_config(),
+        None => Trust::System.client_config(),
+    }
+}
+
 impl Oidc {
     /// # Errors
     /// A sentence for the operator when a key or certificate authority cannot be used.
@@ -71,18 +84,13 @@ impl Oidc {
             .ok()
             .and_then(|url| url.host_str().map(str::to_owned))
             .unwrap_or_default();
-        let trust = match &config.tls_ca_file {
-            Some(path) => Trust::Authority(path),
-            None if config.kind == ProviderKind::Dev => Trust::Nobody,
-            None => Trust::System,
-        };
         let line = Line {
             provider: config.id.clone(),
             traffic: Arc::clone(&memory.traffic),
             clock: Arc::clone(&clock),
             random: Arc::clone(&random),
         };
-        let http = Arc::new(Http::new(&issuer_host, &trust, line)?);
+        let http = Arc::new(Http::new(&issuer_host, tls(&config)?, line)?);
         let proof = ClientProof::new(&config)?;
         Ok(Self { config, http, clock, random, memory, proof })
     }

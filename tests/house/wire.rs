@@ -2,9 +2,9 @@
 //! lets it go on or swallows it once the house is dead.
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
@@ -19,7 +19,12 @@ pub struct Counter {
     fate: watch::Sender<Fate>,
     /// Where the last cut was, for a failure's words.
     last: Mutex<String>,
+    /// Connections on which a neighbour owes an answer.
+    owed: AtomicI64,
 }
+
+/// A neighbour goes on with what it was told, although its caller is dead; its answer shows that it is through.
+const ANSWER_WITHIN: Duration = Duration::from_mins(1);
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Fate {
@@ -34,7 +39,8 @@ enum Fate {
 impl Counter {
     pub fn new() -> Arc<Self> {
         let fate = watch::Sender::new(Fate::Flowing);
-        Arc::new(Self { left: AtomicI64::new(-1), held: Notify::new(), fate, last: Mutex::default() })
+        let (left, owed) = (AtomicI64::new(-1), AtomicI64::new(0));
+        Arc::new(Self { left, held: Notify::new(), fate, last: Mutex::default(), owed })
     }
 
     /// Holds the `nth` message from now, 0 being the next one.
@@ -56,6 +62,15 @@ impl Counter {
     pub fn release(&self, deliver: bool) {
         self.left.store(-1, Ordering::SeqCst);
         self.fate.send_replace(if deliver { Fate::Delivered } else { Fate::Swallowed });
+    }
+
+    /// Until the neighbours have answered all that reached them. Before that nobody can say what a dead caller left behind.
+    pub async fn quiet(&self) {
+        let deadline = Instant::now() + ANSWER_WITHIN * 2;
+        while self.owed.load(Ordering::SeqCst) > 0 {
+            assert!(Instant::now() < deadline, "a neighbour does not answer");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
     }
 
     /// Whether this message may go on.
@@ -99,8 +114,9 @@ pub async fn lay(name: &'static str, to: SocketAddr, counter: &Arc<Counter>) -> 
                 let Ok(far) = TcpStream::connect(to).await else { return };
                 let _ = (near.set_nodelay(true), far.set_nodelay(true));
                 let (near, far) = (near.into_split(), far.into_split());
-                let there = carry(near.0, far.1, format!("to {name}"), Arc::clone(&counter));
-                let back = carry(far.0, near.1, format!("from {name}"), counter);
+                let debt = Arc::new(Debt { counter, is_owed: AtomicBool::new(false) });
+                let there = carry(near.0, far.1, format!("to {name}"), Arc::clone(&debt));
+                let back = carry(far.0, near.1, format!("from {name}"), debt);
                 tokio::join!(there, back);
             });
         }
@@ -108,20 +124,62 @@ pub async fn lay(name: &'static str, to: SocketAddr, counter: &Arc<Counter>) -> 
     address
 }
 
+/// Whether an answer is owed on one connection. Both protocols answer each thing they are told before they hear the next.
+struct Debt {
+    counter: Arc<Counter>,
+    is_owed: AtomicBool,
+}
+
+impl Debt {
+    fn owe(&self) {
+        if !self.is_owed.swap(true, Ordering::SeqCst) {
+            self.counter.owed.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+
+    fn settle(&self) {
+        if self.is_owed.swap(false, Ordering::SeqCst) {
+            self.counter.owed.fetch_sub(1, Ordering::SeqCst);
+        }
+    }
+
+    async fn settled(&self) {
+        let deadline = Instant::now() + ANSWER_WITHIN;
+        while self.is_owed.load(Ordering::SeqCst) && Instant::now() < deadline {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+}
+
 async fn carry(
     mut from: tokio::net::tcp::OwnedReadHalf,
     mut to: tokio::net::tcp::OwnedWriteHalf,
     what: String,
-    counter: Arc<Counter>,
+    debt: Arc<Debt>,
 ) {
+    let is_call = what.starts_with("to ");
     let mut piece = vec![0; 64 * 1024];
     while let Ok(length @ 1..) = from.read(&mut piece).await {
         let start = piece.iter().take(length.min(60)).filter(|b| b.is_ascii_graphic() || **b == b' ');
         let start: String = start.map(|b| char::from(*b)).collect();
-        if !counter.passes(&format!("{what}: {start}")).await || to.write_all(&piece[..length]).await.is_err()
-        {
+        if is_call {
+            debt.owe()
+        } else {
+            debt.settle()
+        }
+        if !debt.counter.passes(&format!("{what}: {start}")).await {
+            debt.settle();
             break;
         }
+        if to.write_all(&piece[..length]).await.is_err() {
+            break;
+        }
+    }
+    if is_call {
+        // Hung up on, a neighbour might go on without ever answering, and nobody would know when it is through.
+        debt.settled().await;
+    } else {
+        debt.settle();
     }
     // A neighbour takes a moment to notice an end; the wire closes at once.
     let _ = tokio::time::timeout(Duration::from_secs(1), to.shutdown()).await;

@@ -17,12 +17,16 @@ pub struct Counter {
     held: Notify,
     /// What becomes of messages at the cut.
     fate: watch::Sender<Fate>,
+    /// The next message that holds this is held, whatever its number.
+    wanted: Mutex<Option<&'static str>>,
     /// Where the last cut was, for a failure's words.
     last: Mutex<String>,
     /// Connections on which a neighbour owes an answer.
     owed: AtomicI64,
 }
 
+/// What a listening connection calls itself when it begins.
+const LISTENER: &[u8] = b"doorward-notices";
 /// A neighbour goes on with what it was told, although its caller is dead; its answer shows that it is through.
 const ANSWER_WITHIN: Duration = Duration::from_mins(1);
 
@@ -40,13 +44,20 @@ impl Counter {
     pub fn new() -> Arc<Self> {
         let fate = watch::Sender::new(Fate::Flowing);
         let (left, owed) = (AtomicI64::new(-1), AtomicI64::new(0));
-        Arc::new(Self { left, held: Notify::new(), fate, last: Mutex::default(), owed })
+        let (wanted, last) = (Mutex::default(), Mutex::default());
+        Arc::new(Self { left, held: Notify::new(), fate, wanted, last, owed })
     }
 
     /// Holds the `nth` message from now, 0 being the next one.
     pub fn arm(&self, nth: i64) {
         self.fate.send_replace(Fate::Flowing);
         self.left.store(nth, Ordering::SeqCst);
+    }
+
+    /// Holds the next message that begins like this.
+    pub fn hold_at(&self, start: &'static str) {
+        self.arm(-1);
+        *self.wanted.lock().unwrap() = Some(start);
     }
 
     /// Until a message is held.
@@ -82,7 +93,8 @@ impl Counter {
             }
             let before =
                 self.left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| (n >= 0).then_some(n - 1));
-            if before != Ok(0) {
+            let is_wanted = self.wanted.lock().unwrap().take_if(|start| what.starts_with(*start)).is_some();
+            if before != Ok(0) && !is_wanted {
                 return true;
             }
             what.clone_into(&mut self.last.lock().unwrap());
@@ -158,6 +170,7 @@ async fn carry(
     debt: Arc<Debt>,
 ) {
     let is_call = what.starts_with("to ");
+    let (mut what, mut is_first) = (what, true);
     let mut piece = vec![0; 64 * 1024];
     while let Ok(length @ 1..) = from.read(&mut piece).await {
         let start = piece.iter().take(length.min(60)).filter(|b| b.is_ascii_graphic() || **b == b' ');

@@ -175,10 +175,14 @@ async fn carry(
     while let Ok(length @ 1..) = from.read(&mut piece).await {
         let start = piece.iter().take(length.min(60)).filter(|b| b.is_ascii_graphic() || **b == b' ');
         let start: String = start.map(|b| char::from(*b)).collect();
+        // The ear of a replica beats all the time; that is nobody's request.
+        if std::mem::take(&mut is_first) && piece[..length].windows(LISTENER.len()).any(|w| w == LISTENER) {
+            "to PostgreSQL, a listener".clone_into(&mut what);
+        }
         if is_call {
-            debt.owe()
+            debt.owe();
         } else {
-            debt.settle()
+            debt.settle();
         }
         if !debt.counter.passes(&format!("{what}: {start}")).await {
             debt.settle();

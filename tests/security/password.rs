@@ -168,17 +168,21 @@ async fn pw_07_two_hundred_logins_at_once_hash_nothing_here_and_stay_within_boun
     let op = op_with("ada", "pass").await;
     let home = Home::with_op(&op)
         .env("DOORWARD__PROVIDER__OP__PASSWORD_LOGIN", "true")
-        .env("DOORWARD__LIMITS__LOGIN_START", "off");
+        .env("DOORWARD__LIMITS__PASSWORD_FAILURES_ADDRESS", "off")
+        .env("DOORWARD__LIMITS__PASSWORD_FAILURES_IDENTIFIER", "off");
     let mut process = home.open().await;
     let browser = process.browser();
     for _ in 0..5 {
         assert_eq!(login(&browser, "ada", "pass").await.status, 200);
     }
     let before = memory_kib(process.id(), "VmRSS:");
-    for page in join_all((0..200).map(|_| login(&browser, "ada", "pass"))).await {
-        // More than a provider's places is refused, not queued without end.
-        assert!([200, 503].contains(&page.status), "{}", page.text());
-    }
+    let pages = join_all((0..200).map(|_| login(&browser, "ada", "pass"))).await;
+    // Tries count as wrong until they are answered, and a provider has a number of places: some are refused.
+    let refused = pages.iter().filter(|page| page.status != 200);
+    let odd: Vec<String> =
+        refused.filter(|page| ![401, 503].contains(&page.status)).map(Page::text).collect();
+    assert!(odd.is_empty(), "{odd:?}");
+    assert!(pages.iter().any(|page| page.status == 200));
     let most = memory_kib(process.id(), "VmHWM:");
     assert!(most.saturating_sub(before) < 64 * 1024, "{before} KiB, at most {most} KiB");
     assert!(process.is_alive());

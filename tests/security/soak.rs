@@ -67,8 +67,7 @@ async fn visit(process: &Process) {
     let answer = login(&program, "alice", "pass").await;
     assert_eq!(answer.status, 200, "{}", answer.text());
     let body = answer.json();
-    let held =
-        serde_json::json!({ "sessionId": body["sessionId"], "refreshToken": body["tokens"]["refreshToken"] });
+    let held = serde_json::json!({ "sessionId": body["sessionId"], "refreshToken": body["tokens"]["refresh_token"] });
     let fresh = program.post_json("/auth/refresh", &held).await;
     assert!([200, 429].contains(&fresh.status), "{}", fresh.text());
     assert_eq!(login(&program, "alice", "wrong").await.status, 401);

@@ -19,6 +19,8 @@ use crate::flows::{register, rotate, sweep};
 const EVERY: Duration = Duration::from_mins(1);
 /// How often unfinished registrations are looked for: one look in an index, and nothing stays an orphan for long (security.md RG-02).
 const RESUME: Duration = Duration::from_secs(5);
+/// How often an operator is reminded of a realm that drops registrations' marks.
+const MARKS: Duration = Duration::from_mins(15);
 const BACK_OFF_MAX: Duration = Duration::from_mins(15);
 /// A holder renews three times as often; one that is silent for this long is taken for dead.
 const LEASE: Duration = Duration::from_secs(30);
@@ -54,6 +56,12 @@ pub const JOBS: &[Job] = &[
     },
     // Each unfinished registration is claimed by itself, so replicas share them.
     Job { name: "registrations", every: RESUME, runs: Runs::Everywhere(|app| Box::pin(resumed(app))) },
+    // Not at the start itself, which asks no provider; a realm may also change later.
+    Job {
+        name: "registration_marks",
+        every: MARKS,
+        runs: Runs::Everywhere(|app| Box::pin(register::check_marks(app))),
+    },
 ];
 
 async fn resumed(app: &App) -> Result<()> {

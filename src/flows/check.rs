@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::register::UNMARKED;
 use super::start::{self, Furniture, Keys, StartFault};
 use crate::config::{Config, ProviderKind};
 use crate::providers::{self, Provider};
@@ -94,6 +95,7 @@ async fn providers(config: &Config, at: &Furniture, findings: &mut Vec<Finding>)
                 let probed = provider.probe().await.map_err(|e| e.to_string());
                 if probed.is_ok() {
                     findings.push(clock(provider.as_ref()).await);
+                    findings.extend(marks(provider.as_ref()).await);
                 }
                 probed
             }
@@ -118,6 +120,18 @@ async fn clock(provider: &dyn Provider) -> Finding {
         Ok(None) => Finding::of::<()>(what, Ok(()), "the provider's answers carry no date to compare"),
         Err(error) => Finding::of::<()>(what, Err(error.to_string()), ""),
     }
+}
+
+/// Where people register, the provider must keep the marks that make a lost answer decidable.
+async fn marks(provider: &dyn Provider) -> Option<Finding> {
+    let directory = provider.directory().filter(|_| provider.config().registration)?;
+    let kept = match directory.keeps_marks().await {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(UNMARKED.to_owned()),
+        Err(error) => Err(error.to_string()),
+    };
+    let what = format!("registration at provider {}", provider.config().id);
+    Some(Finding::of(what, kept, "the directory answers and keeps our marks"))
 }
 
 async fn upstreams(config: &Config, findings: &mut Vec<Finding>) {

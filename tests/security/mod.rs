@@ -36,6 +36,7 @@ mod registration;
 mod registration_kills;
 mod session;
 mod session_ends;
+mod soak;
 mod stage;
 mod staying_up;
 mod step_up;

@@ -101,6 +101,7 @@ impl Oidc {
             place: &self.config.issuer,
             issuer,
             internal_base_url: self.config.internal_base_url.as_ref(),
+            own_origin: matches!(self.config.kind, ProviderKind::Keycloak | ProviderKind::Dev),
         };
         self.memory.discovery.current(&self.http, expected, self.clock.now_ms()).await
     }

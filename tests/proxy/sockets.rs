@@ -186,6 +186,33 @@ async fn px_17_a_socket_closes_within_a_second_of_its_sessions_end_however_it_en
     }
 }
 
+/// Ends are told, not found out: the usual one closes a socket long before anybody would look at the session's row.
+#[tokio::test]
+async fn px_17_a_socket_usually_closes_within_a_tenth_of_a_second() {
+    let stage = Stage::open().await;
+    stage.app.always(vec![agreed(), Step::Echo]);
+    let mut delays = Vec::new();
+    for how in ["logout", "suspended", "logout", "suspended", "logout", "suspended", "logout"] {
+        let browser = stage.signed_in().await;
+        let mut wire = opened(&stage, &browser).await;
+        let began = match how {
+            "logout" => {
+                assert_eq!(browser.post_form("/auth/logout", &[]).await.status, 303);
+                Instant::now()
+            }
+            _ => {
+                stage.suspend_everybody().await;
+                Instant::now()
+            }
+        };
+        assert!(wire.closes_within(Duration::from_secs(3)).await, "{how}");
+        delays.push(began.elapsed());
+        stage.forgive_everybody().await;
+    }
+    delays.sort_unstable();
+    assert!(delays[delays.len() / 2] < Duration::from_millis(100), "{delays:?}");
+}
+
 #[tokio::test]
 async fn sockets_are_counted_and_one_too_many_is_refused() {
     let stage = Stage::with(|plan| plan.set("LIMITS__WEBSOCKETS", "1")).await;

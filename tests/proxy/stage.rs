@@ -68,9 +68,17 @@ impl Stage {
 
     /// The operator's word against alice.
     pub async fn suspend_everybody(&self) {
+        self.set_status(Status::Suspended).await;
+    }
+
+    pub async fn forgive_everybody(&self) {
+        self.set_status(Status::Active).await;
+    }
+
+    async fn set_status(&self, status: Status) {
         let app = self.house.app();
         let mut writer = app.store.writer().await.unwrap();
-        store::users::set_status(&mut writer, "alice", Status::Suspended, app.now_ms()).await.unwrap();
+        store::users::set_status(&mut writer, "alice", status, app.now_ms()).await.unwrap();
         writer.commit().await.unwrap();
     }
 

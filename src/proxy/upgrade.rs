@@ -112,7 +112,7 @@ impl Drop for Place {
 pub struct Tunnel {
     connection: Connection,
     payload: Payload,
-    curfew: Option<Curfew>,
+    curfew: Curfew,
     from_visitor: Meter,
     from_app: Meter,
     _place: Place,
@@ -120,7 +120,7 @@ pub struct Tunnel {
 
 impl Tunnel {
     #[must_use]
-    pub fn new(connection: Connection, payload: Payload, curfew: Option<Curfew>, place: Place) -> Self {
+    pub fn new(connection: Connection, payload: Payload, curfew: Curfew, place: Place) -> Self {
         let (from_visitor, from_app) = (Meter::default(), Meter::default());
         Self { connection, payload, curfew, from_visitor, from_app, _place: place }
     }
@@ -175,7 +175,7 @@ impl MessageBody for Tunnel {
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Self::Error>>> {
         let this = self.get_mut();
-        let is_over = this.curfew.as_mut().is_some_and(|curfew| curfew.as_mut().poll(cx).is_ready());
+        let is_over = this.curfew.as_mut().poll(cx).is_ready();
         if is_over || !this.carry_up(cx) {
             return Poll::Ready(None);
         }

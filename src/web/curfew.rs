@@ -20,6 +20,16 @@ pub fn of(app: &Arc<App>, guest: &Guest) -> Curfew {
     Box::pin(async move { until_over(&app, session, &user_id).await })
 }
 
+/// For what belongs to no session: ends when the house closes, so that a stop waits for nobody who only listens.
+pub fn of_nobody(app: &Arc<App>) -> Curfew {
+    let app = Arc::clone(app);
+    Box::pin(async move {
+        // No session has this id, and no user.
+        let Some(mut listening) = app.live.attend("", "") else { return };
+        while listening.next().await != Event::Closed {}
+    })
+}
+
 async fn until_over(app: &App, mut session: Session, user_id: &str) {
     let Some(mut listening) = app.live.attend(&session.id, user_id) else { return };
     let mut tick = tokio::time::interval(TICK);

@@ -270,25 +270,11 @@ impl Shared {
                     return false;
                 }
             },
-            Step::Flood(size) => {
-                let piece = [b'x'; 16 * 1024];
-                let mut left = size;
-                while left > 0 {
-                    let next = left.min(piece.len());
-                    if stream.write_all(&piece[..next]).await.is_err() {
-                        return false;
-                    }
-                    left -= next;
-                }
-                true
-            }
+            Step::Flood(size) => flood(stream, size).await,
             Step::Talk => {
                 while let Some((kind, text)) = next_frame(stream, read).await {
                     self.note(at, |seen| seen.body.extend(&text));
-                    let said = if kind == CLOSE { text } else { [b"echo: ", text.as_slice()].concat() };
-                    let length = u8::try_from(said.len()).unwrap();
-                    let answer = [&[kind, length], said.as_slice()].concat();
-                    if stream.write_all(&answer).await.is_err() || kind == CLOSE {
+                    if !reply(stream, kind, &text).await {
                         break;
                     }
                 }
@@ -304,6 +290,26 @@ impl Shared {
 
 async fn more(stream: &mut (impl AsyncRead + Unpin), read: &mut Vec<u8>) -> bool {
     matches!(stream.read_buf(read).await, Ok(n) if n > 0)
+}
+
+async fn flood(stream: &mut (impl AsyncWrite + Unpin), size: usize) -> bool {
+    let piece = vec![b'x'; 16 * 1024];
+    let mut left = size;
+    while left > 0 {
+        let next = left.min(piece.len());
+        if stream.write_all(&piece[..next]).await.is_err() {
+            return false;
+        }
+        left -= next;
+    }
+    true
+}
+
+/// Answers a frame; `false` when the conversation is over.
+async fn reply(stream: &mut (impl AsyncWrite + Unpin), kind: u8, text: &[u8]) -> bool {
+    let said = if kind == CLOSE { text.to_vec() } else { [b"echo: ", text].concat() };
+    let answer = [&[kind, u8::try_from(said.len()).unwrap()], said.as_slice()].concat();
+    stream.write_all(&answer).await.is_ok() && kind != CLOSE
 }
 
 /// The first byte of a close frame (RFC 6455 5.2).

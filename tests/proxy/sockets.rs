@@ -175,7 +175,7 @@ async fn px_17_a_socket_closes_within_a_second_of_its_sessions_end_however_it_en
         match how {
             "logout" => assert_eq!(browser.post_form("/auth/logout", &[]).await.status, 303),
             "revoked elsewhere" => {
-                assert_eq!(neighbour.with_header("x-csrf", "1").delete("/auth/sessions").await.status, 204)
+                assert_eq!(neighbour.with_header("x-csrf", "1").delete("/auth/sessions").await.status, 204);
             }
             _ => stage.suspend_everybody().await,
         }
@@ -195,16 +195,12 @@ async fn px_17_a_socket_usually_closes_within_a_tenth_of_a_second() {
     for how in ["logout", "suspended", "logout", "suspended", "logout", "suspended", "logout"] {
         let browser = stage.signed_in().await;
         let mut wire = opened(&stage, &browser).await;
-        let began = match how {
-            "logout" => {
-                assert_eq!(browser.post_form("/auth/logout", &[]).await.status, 303);
-                Instant::now()
-            }
-            _ => {
-                stage.suspend_everybody().await;
-                Instant::now()
-            }
-        };
+        if how == "logout" {
+            assert_eq!(browser.post_form("/auth/logout", &[]).await.status, 303);
+        } else {
+            stage.suspend_everybody().await;
+        }
+        let began = Instant::now();
         assert!(wire.closes_within(Duration::from_secs(3)).await, "{how}");
         delays.push(began.elapsed());
         stage.forgive_everybody().await;
@@ -228,6 +224,34 @@ async fn sockets_are_counted_and_one_too_many_is_refused() {
     drop(first);
     stage.app.until("the first is closed", |seen| seen[0].is_closed).await;
     opened(&stage, &browser).await;
+}
+
+#[tokio::test]
+async fn a_stop_waits_neither_for_sockets_nor_for_streams_whosever_they_are() {
+    let mut stage = Stage::with(|plan| plan.set("SERVER__SHUTDOWN", "30s")).await;
+    let browser = stage.signed_in().await;
+    stage.app.plan(|seen| match seen.target() {
+        "/pub/events" => vec![
+            Step::send("HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\ndata: 1\n\n"),
+            Step::AwaitClose,
+        ],
+        _ => vec![agreed(), Step::Echo],
+    });
+    let mut wires = vec![opened(&stage, &browser).await];
+    let mut nobodys = stage.wire().await;
+    nobodys.send(handshake(&stage, "/pub/socket", &format!("origin: {}\r\n", stage.house.url))).await;
+    assert_eq!(status(&nobodys.head().await), 101);
+    wires.push(nobodys);
+    let mut events = stage.wire().await;
+    events.send(stage.head("GET /pub/events", "")).await;
+    events.until("data: 1\n\n").await;
+    wires.push(events);
+    let asked = Instant::now();
+    stage.house.close();
+    assert!(asked.elapsed() < Duration::from_secs(10), "{:?}", asked.elapsed());
+    for wire in &mut wires {
+        assert!(wire.closes_within(Duration::from_secs(1)).await);
+    }
 }
 
 #[tokio::test]

@@ -29,6 +29,11 @@ fn frame(text: &str) -> Vec<u8> {
     [&[0x81, 0x80 | length, 0, 0, 0, 0], text.as_bytes()].concat()
 }
 
+/// The last word of a socket that the door closes (RFC 6455 5.5.1).
+fn close_frame(reason: u16) -> Vec<u8> {
+    [&[0x88, 2], reason.to_be_bytes().as_slice()].concat()
+}
+
 async fn opened(stage: &Stage, browser: &Browser) -> Wire {
     let mut wire = stage.wire().await;
     let more = format!("{}origin: {}\r\n", cookie_line(browser), stage.house.url);
@@ -201,7 +206,7 @@ async fn px_17_a_socket_usually_closes_within_a_tenth_of_a_second() {
             stage.suspend_everybody().await;
         }
         let began = Instant::now();
-        assert!(wire.closes_within(Duration::from_secs(3)).await, "{how}");
+        assert_eq!(wire.rest().await, close_frame(1008), "{how}");
         delays.push(began.elapsed());
         stage.forgive_everybody().await;
     }
@@ -244,14 +249,36 @@ async fn a_stop_waits_neither_for_sockets_nor_for_streams_whosever_they_are() {
     wires.push(nobodys);
     let mut events = stage.wire().await;
     events.send(stage.head("GET /pub/events", "")).await;
-    events.until("data: 1\n\n").await;
+    events.until("data: 1\n\n\r\n").await;
     wires.push(events);
     let asked = Instant::now();
     stage.house.close();
     assert!(asked.elapsed() < Duration::from_secs(10), "{:?}", asked.elapsed());
+    let mut last = Vec::new();
     for wire in &mut wires {
-        assert!(wire.closes_within(Duration::from_secs(1)).await);
+        last.push(wire.rest().await);
     }
+    assert_eq!(last, [close_frame(1001), close_frame(1001), b"0\r\n\r\n".to_vec()]);
+}
+
+/// Whoever ends it: once both have said their last word, nobody waits for anybody.
+#[tokio::test]
+async fn a_socket_that_both_sides_have_closed_is_over_at_once() {
+    let stage = Stage::open().await;
+    let browser = stage.signed_in().await;
+    stage.app.always(vec![agreed(), Step::Talk]);
+    let mut delays = Vec::new();
+    for _ in 0..5 {
+        let mut wire = opened(&stage, &browser).await;
+        wire.send(frame("hello")).await;
+        wire.until("echo: hello").await;
+        let began = Instant::now();
+        wire.send([0x88, 0x82, 0, 0, 0, 0, 3, 0xe8]).await;
+        assert_eq!(wire.rest().await, close_frame(1000), "the app's own word");
+        delays.push(began.elapsed());
+    }
+    delays.sort_unstable();
+    assert!(delays[2] < Duration::from_millis(500), "{delays:?}");
 }
 
 #[tokio::test]
@@ -261,6 +288,6 @@ async fn ht_07_a_message_beyond_its_limit_ends_the_socket() {
     stage.app.always(vec![agreed(), Step::AwaitClose]);
     let mut wire = opened(&stage, &browser).await;
     wire.send([0x82, 0xff, 0, 0, 0, 1, 0, 0, 0, 0, 1, 2, 3, 4, 5]).await;
-    assert!(wire.closes_within(Duration::from_secs(3)).await);
+    assert_eq!(wire.rest().await, close_frame(1009));
     stage.app.until("the app's side too", |seen| seen[0].is_closed).await;
 }

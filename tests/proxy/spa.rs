@@ -41,7 +41,7 @@ async fn px_17_a_tab_whose_session_ended_elsewhere_is_told_and_its_socket_and_st
     assert_eq!(ended, 204);
     let began = Instant::now();
     shows(&there, "#session", "ended elsewhere").await;
-    shows(&there, "#talk", "closed").await;
+    shows(&there, "#talk", "closed 1008").await;
     assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
     shows(&there, "#news", "closed").await;
     stage.app.forget();

@@ -38,7 +38,7 @@ function talk() {
   const socket = new WebSocket(address);
   socket.addEventListener("open", () => socket.send("hello"));
   socket.addEventListener("message", (event) => show("talk", event.data));
-  socket.addEventListener("close", () => show("talk", "closed"));
+  socket.addEventListener("close", (event) => show("talk", `closed ${event.code}`));
 }
 
 document.getElementById("save").addEventListener("click", keep);

@@ -10,6 +10,7 @@ use tokio::sync::OnceCell;
 use zeroize::Zeroizing;
 
 use crate::config::{self, Config};
+use crate::crypto::assertion::Desk;
 use crate::crypto::seal::KeyRing;
 use crate::domain::rates::Rates;
 use crate::domain::return_to::ReturnRules;
@@ -18,6 +19,7 @@ use crate::events::live::Live;
 use crate::providers::oidc::Memory;
 use crate::providers::{self, Provider};
 use crate::proxy::routes::Table;
+use crate::proxy::upstream::Upstreams;
 use crate::store::Store;
 use crate::telemetry::Metrics;
 
@@ -32,6 +34,8 @@ pub struct App {
     pub metrics: Metrics,
     /// How much each address may still write to the audit log this minute.
     pub refusals: Refusals,
+    /// Where identity assertions are written.
+    pub assertions: Desk,
     /// How often each network knocked at each door (`flows::limits::Door`).
     pub rates: Rates<3>,
     /// What makes the counts of wrong passwords unreadable; fetched when first needed.
@@ -50,6 +54,7 @@ pub struct Setup {
     pub ring: KeyRing,
     pub return_rules: ReturnRules,
     pub routes: Table,
+    pub upstreams: Upstreams,
     providers: Vec<Arc<dyn Provider>>,
 }
 
@@ -74,9 +79,14 @@ impl Setup {
                 Err(problem) => faults.push(format!("provider.{}: {problem}", provider.id)),
             }
         }
-        if !faults.is_empty() {
-            return Err(faults);
-        }
+        let upstreams = match Upstreams::open(&config.upstreams) {
+            Ok(upstreams) if faults.is_empty() => upstreams,
+            Ok(_) => return Err(faults),
+            Err(problems) => {
+                faults.extend(problems);
+                return Err(faults);
+            }
+        };
         let return_rules = ReturnRules {
             public_url: config.server.public_url.clone(),
             auth_prefix: config.server.auth_prefix.clone(),
@@ -89,7 +99,7 @@ impl Setup {
                 .collect(),
         };
         let routes = Table::new(&config.routes);
-        Ok(Self { config, ring, return_rules, routes, providers: opened })
+        Ok(Self { config, ring, return_rules, routes, upstreams, providers: opened })
     }
 
     #[must_use]
@@ -141,6 +151,7 @@ impl App {
             random,
             metrics,
             refusals: Refusals::default(),
+            assertions: Desk::default(),
             guess_key: OnceCell::new(),
             renewals: SingleFlight::default(),
             bad_logout_tokens: Tally::default(),

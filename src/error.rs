@@ -70,6 +70,8 @@ pub enum Error {
     ProviderRefused(String),
     #[error("the app behind this door cannot be reached: {0}")]
     UpstreamDown(String),
+    #[error("the app behind this door took too long")]
+    UpstreamSlow,
 
     // Ours to mend.
     #[error("too much is going on: {0}")]
@@ -116,6 +118,7 @@ impl Error {
             Self::ProviderDown(_) => "provider_unavailable",
             Self::ProviderRefused(_) => "provider_error",
             Self::UpstreamDown(_) => "upstream_error",
+            Self::UpstreamSlow => "upstream_timeout",
             Self::DatabaseDown(_) | Self::Interrupted(_) => "database_unavailable",
             Self::Internal(_) => "internal",
         }

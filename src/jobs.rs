@@ -13,7 +13,7 @@ use crate::app::App;
 use crate::domain::clock;
 use crate::error::Result;
 use crate::flows::lease::{self, Lease, Turn};
-use crate::flows::{register, rotate, sweep};
+use crate::flows::{assertion, register, rotate, sweep};
 
 /// Often enough that a batch stays small, rarely enough that an idle house sleeps.
 const EVERY: Duration = Duration::from_mins(1);
@@ -46,6 +46,12 @@ pub enum Runs {
     Once { lease: Duration, work: for<'a> fn(&'a App, &'a Lease) -> Work<'a> },
 }
 
+/// How often an app's health path is asked: an address that recovered is missed for no longer.
+const HEALTH: Duration = Duration::from_secs(5);
+
+/// A key is published for a day before it signs, so that an hour does not matter.
+const KEYS: Duration = Duration::from_hours(1);
+
 /// Every job of the house.
 pub const JOBS: &[Job] = &[
     Job { name: "key_ages", every: EVERY, runs: Runs::Everywhere(|app| Box::pin(rotate::report_ages(app))) },
@@ -54,6 +60,12 @@ pub const JOBS: &[Job] = &[
         every: EVERY,
         runs: Runs::Once { lease: LEASE, work: |app, lease| Box::pin(swept(app, lease)) },
     },
+    Job {
+        name: "assertion_keys",
+        every: KEYS,
+        runs: Runs::Everywhere(|app| Box::pin(assertion::renew(app))),
+    },
+    Job { name: "upstream_health", every: HEALTH, runs: Runs::Everywhere(|app| Box::pin(health(app))) },
     // Each unfinished registration is claimed by itself, so replicas share them.
     Job { name: "registrations", every: RESUME, runs: Runs::Everywhere(|app| Box::pin(resumed(app))) },
     // Not at the start itself, which asks no provider; a realm may also change later.
@@ -63,6 +75,12 @@ pub const JOBS: &[Job] = &[
         runs: Runs::Everywhere(|app| Box::pin(register::check_marks(app))),
     },
 ];
+
+/// Each replica asks for itself: what one reaches another may not.
+async fn health(app: &App) -> Result<()> {
+    app.setup().upstreams.probe().await;
+    Ok(())
+}
 
 async fn resumed(app: &App) -> Result<()> {
     let resumed = register::resume(app).await?;

@@ -17,6 +17,7 @@ mod op_selftest;
 mod openapi;
 mod password;
 mod problems;
+mod proxy;
 mod refresh;
 mod register;
 mod reload;

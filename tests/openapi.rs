@@ -24,7 +24,9 @@ fn routes() -> BTreeSet<String> {
         for route in place.split(".route(").skip(1).filter(|route| !route.contains(".to(closed)")) {
             let call = route.split('(').next().unwrap();
             let method = if call == "read" { "get" } else { call.strip_prefix("web::").unwrap() };
-            found.insert(format!("{method} /auth{path}"));
+            // What apps read lies outside our prefix.
+            let root = if path == "/jwks.json" { "/.well-known/doorward" } else { "/auth" };
+            found.insert(format!("{method} {root}{path}"));
         }
     }
     found

@@ -45,6 +45,7 @@ fn every_error() -> Vec<Error> {
         Error::Internal("canary".into()),
         Error::ProviderRefused("canary".into()),
         Error::UpstreamDown("canary".into()),
+        Error::UpstreamSlow,
         Error::ProviderDown("canary".into()),
         Error::DatabaseDown("canary".into()),
         Error::Interrupted("canary".into()),
@@ -88,6 +89,7 @@ fn every_error() -> Vec<Error> {
             | Error::Internal(_)
             | Error::ProviderRefused(_)
             | Error::UpstreamDown(_)
+            | Error::UpstreamSlow
             | Error::ProviderDown(_)
             | Error::DatabaseDown(_)
             | Error::Interrupted(_) => {}

@@ -46,9 +46,13 @@ impl Door {
         Ok(door)
     }
 
+    pub fn id(&self) -> u32 {
+        self.process.id()
+    }
+
     /// Processor time of all its threads so far, user and system, in ms.
     pub fn cpu_ms(&self) -> Outcome<f64> {
-        cpu_ms(self.process.id())
+        cpu_ms(self.id())
     }
 
     /// Resident memory in MiB, once it has been the same for half a second.

@@ -81,6 +81,8 @@ impl Config {
             page.head("[[upstream]]");
             page.text("id", &upstream.id);
             page.list("urls", &upstream.urls);
+            page.some("tls_ca_file", upstream.tls_ca_file.as_ref().map(|path| path.display()));
+            page.some("health_path", upstream.health_path.as_ref());
         }
         for route in &self.routes {
             mask_route(&mut page, route);
@@ -136,6 +138,7 @@ impl Config {
             page.text(key, rate_text(rate));
         }
         page.plain("sessions_per_user", self.limits.sessions_per_user);
+        page.plain("websockets", self.limits.websockets);
         page.plain("login_attempts_per_browser", self.limits.login_attempts_per_browser);
         page.text("login_attempt", duration_text(self.limits.login_attempt_ms));
     }

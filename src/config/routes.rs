@@ -1,5 +1,7 @@
 //! `[[upstream]]` and `[[route]]`: where requests go and who may send them.
 
+use std::path::PathBuf;
+
 use super::{
     address,
     reader::Reader,
@@ -13,6 +15,10 @@ pub struct Upstream {
     pub id: String,
     /// Origins without a path, or `builtin:demo` alone.
     pub urls: Vec<String>,
+    /// The one authority whose certificates an https address may show; `None` = the system's.
+    pub tls_ca_file: Option<PathBuf>,
+    /// Asked every few seconds at each address, which is passed over while it answers with an error; `None` = only real requests tell.
+    pub health_path: Option<String>,
 }
 
 /// One `[[route]]`: a path pattern and its policy.
@@ -112,8 +118,20 @@ fn upstream(mut section: Reader<'_>, taken: &mut Vec<String>) -> Upstream {
         let advice = "write an origin without a path, such as \"http://127.0.0.1:3000\"";
         section.fault("urls", &format!("{} is not an upstream address", address::shown(url)), advice);
     }
+    let tls_ca_file = section.path("tls_ca_file");
+    if let Some(path) = tls_ca_file.as_ref().filter(|path| !path.is_file()) {
+        let problem = format!("{} cannot be read", path.display());
+        section.fault("tls_ca_file", &problem, "name a PEM file of the authority");
+    }
+    let health_path = section.filled_string("health_path");
+    let is_path =
+        |path: &str| path.starts_with('/') && path.bytes().all(|b| b.is_ascii_graphic() && b != b'#');
+    if let Some(path) = health_path.as_ref().filter(|path| !is_path(path)) {
+        let problem = format!("\"{path}\" is not a path");
+        section.fault("health_path", &problem, "write a path such as \"/healthz\"");
+    }
     section.finish();
-    Upstream { id, urls }
+    Upstream { id, urls, tls_ca_file, health_path }
 }
 
 /// Reads every route. `upstreams` are the known ids, `auth_prefix` is where our own paths lie.

@@ -145,6 +145,8 @@ pub struct Limits {
     pub login_attempts_per_browser: usize,
     /// The life of a login attempt in milliseconds.
     pub login_attempt_ms: i64,
+    /// WebSockets that may be open at once in this process.
+    pub websockets: usize,
 }
 
 pub(super) fn limits(mut section: Reader<'_>) -> Limits {
@@ -168,6 +170,8 @@ pub(super) fn limits(mut section: Reader<'_>) -> Limits {
             10 * MINUTE_MS,
             (10 * SECOND_MS, 60 * MINUTE_MS),
         ),
+        websockets: usize::try_from(section.integer("websockets", 10_000, (0, 1_000_000)))
+            .unwrap_or_default(),
     };
     for (key, rate) in limits.rates() {
         if rate.is_none() {

@@ -1,7 +1,7 @@
 //! Keys, and what is done with them: sealing what the database keeps, signing what providers ask for.
 //!
 //! Owns: master keys and their strength, the sub-key of each purpose,
-//! the key ring, the sealed form, client assertions, whose certificates count.
+//! the key ring, the sealed form, client and identity assertions, whose certificates count.
 //! Never does: primitives of its own, files, SQL, trying all keys on a
 //! text, printing a secret or comparing one with `==`.
 //!
@@ -9,6 +9,7 @@
 //! 32 bytes or passphrase ─► MasterKey ─HKDF(purpose)─► KeyRing ─AES-256-GCM(place)─► stored form
 //! ```
 
+pub mod assertion;
 pub mod key;
 pub mod mac;
 pub mod seal;

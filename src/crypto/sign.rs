@@ -122,6 +122,16 @@ impl Signer {
         Ok(Self { algorithm, pair })
     }
 
+    /// An Ed25519 key of its 32-byte seed (RFC 8032 5.1.5).
+    ///
+    /// # Errors
+    /// A seed of another length.
+    pub fn from_ed25519_seed(seed: &[u8]) -> Result<Self, SignFault> {
+        let pair = Ed25519KeyPair::from_seed_unchecked(seed);
+        let pair = pair.map_err(|_| SignFault::WrongKey(Algorithm::EdDsa))?;
+        Ok(Self { algorithm: Algorithm::EdDsa, pair: Pair::Ed(pair) })
+    }
+
     /// The algorithm this key signs with.
     #[must_use]
     pub fn algorithm(&self) -> Algorithm {

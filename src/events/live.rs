@@ -42,6 +42,8 @@ pub enum Full {
 struct Ear {
     due: AtomicU8,
     woken: Notify,
+    /// A tab that counts towards the limits above.
+    is_counted: bool,
 }
 
 impl Ear {
@@ -91,10 +93,10 @@ impl Live {
             return Err(Full::House);
         }
         let of_session = open.by_session.entry(session_id.to_owned()).or_default();
-        if of_session.len() >= PER_SESSION_MAX {
+        if of_session.iter().filter(|ear| ear.is_counted).count() >= PER_SESSION_MAX {
             return Err(Full::Session);
         }
-        let ear = Arc::new(Ear { due: AtomicU8::new(0), woken: Notify::new() });
+        let ear = Arc::new(Ear { due: AtomicU8::new(0), woken: Notify::new(), is_counted: true });
         of_session.push(Arc::clone(&ear));
         open.by_user.entry(user_id.to_owned()).or_default().push(Arc::clone(&ear));
         open.count += 1;
@@ -104,6 +106,20 @@ impl Live {
             session_id: session_id.to_owned(),
             user_id: user_id.to_owned(),
         })
+    }
+
+    /// One more that wants to hear of this session; bounded by whoever asks, and not counted here. `None` while the house closes.
+    #[must_use]
+    pub fn attend(&self, session_id: &str, user_id: &str) -> Option<Listening> {
+        let mut open = self.open();
+        if open.is_closed {
+            return None;
+        }
+        let ear = Arc::new(Ear { due: AtomicU8::new(0), woken: Notify::new(), is_counted: false });
+        open.by_session.entry(session_id.to_owned()).or_default().push(Arc::clone(&ear));
+        open.by_user.entry(user_id.to_owned()).or_default().push(Arc::clone(&ear));
+        let (session_id, user_id) = (session_id.to_owned(), user_id.to_owned());
+        Some(Listening { ear, live: self.clone(), session_id, user_id })
     }
 
     /// How many streams are open.
@@ -140,7 +156,7 @@ impl Live {
         let open = &mut *open;
         remove(&mut open.by_session, &listening.session_id, &listening.ear);
         remove(&mut open.by_user, &listening.user_id, &listening.ear);
-        open.count = open.count.saturating_sub(1);
+        open.count = open.count.saturating_sub(usize::from(listening.ear.is_counted));
     }
 }
 

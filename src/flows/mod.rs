@@ -7,6 +7,7 @@
 pub mod admin;
 pub mod again;
 pub mod api_keys;
+pub mod assertion;
 pub mod audit;
 pub mod check;
 pub mod guesses;

@@ -48,6 +48,40 @@ pub async fn find_or_insert(
     ring.open(place, &stored.value).map_err(|source| StoreError::Sealed { what: what(), source })
 }
 
+/// A sealed key that was opened.
+pub struct OwnKey {
+    pub name: String,
+    pub value: Zeroizing<Vec<u8>>,
+    /// Unix ms.
+    pub created_at_ms: i64,
+}
+
+/// Every sealed key whose name begins so, by name. `prefix` is one of our own words.
+///
+/// # Errors
+/// [`StoreError::Sealed`] when one does not open, or the database's.
+pub async fn list(db: &mut impl Db, prefix: &str, ring: &KeyRing) -> Result<Vec<OwnKey>, StoreError> {
+    let rows: Vec<(String, Vec<u8>, i64)> = sql!(fetch_all in db,
+        "SELECT name, value, created_at FROM own_keys WHERE sealed AND name LIKE $1 ORDER BY name",
+        format!("{prefix}%"))?;
+    let opened = |(name, value, created_at_ms): (String, Vec<u8>, i64)| {
+        let place = Place { table: TABLE, row: &name, column: VALUE };
+        match ring.open(place, &value) {
+            Ok(value) => Ok(OwnKey { name, value, created_at_ms }),
+            Err(source) => Err(StoreError::Sealed { what: format!("key {name:?}"), source }),
+        }
+    };
+    rows.into_iter().map(opened).collect()
+}
+
+/// Forgets a key.
+///
+/// # Errors
+/// The database's.
+pub async fn remove(w: &mut Writer, name: &str) -> Result<bool, StoreError> {
+    Ok(sql!(execute in w, "DELETE FROM own_keys WHERE name = $1", name)? == 1)
+}
+
 /// The salt of the passphrase that makes a key of the ring; stored plain, made by `make` when there is none.
 ///
 /// # Errors

@@ -8,6 +8,7 @@ use super::problem::Refused;
 use super::session::SignedIn;
 use super::{Door, views, visitor, wire};
 use crate::error::Error;
+use crate::flows::assertion;
 use crate::flows::logout;
 use crate::flows::session::{self, Extent};
 
@@ -105,4 +106,10 @@ pub async fn end_many(
         cookie.purge();
     }
     Ok(HttpResponse::NoContent().finish())
+}
+
+/// `GET /.well-known/doorward/jwks.json`: the keys of identity assertions. They change rarely and are known a day ahead.
+pub async fn jwks(door: web::Data<Door>) -> Answer {
+    let keys = assertion::jwks(&door.app).await?;
+    Ok(HttpResponse::Ok().insert_header(("cache-control", "public, max-age=3600")).json(keys))
 }

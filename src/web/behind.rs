@@ -1,55 +1,78 @@
 //! Everything that is not ours: the route table decides, then the app behind the door answers.
 
+use actix_web::dev::Payload;
 use actix_web::http::Method;
-use actix_web::{HttpRequest, HttpResponse, web};
+use actix_web::{HttpRequest, HttpResponse, ResponseError as _, web};
 
 use super::cookies::SessionCookie;
 use super::login::see_other;
 use super::outer::wants_page;
 use super::problem::Refused;
-use super::{Door, csrf, other_method, visitor};
+use super::{Door, cors, csrf, other_method, through, unread, visitor};
+use crate::app::Setup;
 use crate::domain::policy::Verdict;
 use crate::error::Error;
 use crate::flows::audit::{self, Refusal};
 use crate::flows::session::{self, Guest};
-use crate::proxy::routes::{self, Found, Route};
+use crate::proxy::canonical::{CanonicalRequest, Odd};
+use crate::proxy::routes::{Found, Route};
+use crate::proxy::upgrade::{self, Wish};
 use crate::proxy::{demo, identity};
 
-type Answer = Result<HttpResponse, Refused>;
-
-const DEMO: &str = "builtin:demo";
+pub type Answer = Result<HttpResponse, Refused>;
 
 /// The handler of last resort.
-pub async fn answer(request: HttpRequest, door: web::Data<Door>) -> Answer {
+pub async fn answer(request: HttpRequest, payload: web::Payload, door: web::Data<Door>) -> HttpResponse {
     let setup = door.app.setup();
-    let path = routes::canonical_path(request.path())
-        .ok_or(Error::InvalidRequest("The path can be read in more than one way."))?;
-    let route = match setup.routes.find(&path, request.method().as_str()) {
+    if let Some(preflight) = cors::preflight(&request, &setup) {
+        return preflight;
+    }
+    let payload = unread::shared(&request, payload.into_inner());
+    let answered = decide(&request, payload, &door, &setup).await;
+    let mut response = answered.unwrap_or_else(|refused| refused.error_response());
+    cors::allow(&request, &setup, response.headers_mut());
+    response
+}
+
+async fn decide(request: &HttpRequest, payload: Payload, door: &web::Data<Door>, setup: &Setup) -> Answer {
+    let target = request.uri().path_and_query().map_or("/", |target| target.as_str());
+    let read = CanonicalRequest::read(request.method().as_str(), target);
+    let canonical = read.map_err(|odd: Odd| Error::InvalidRequest(odd.detail()))?;
+    // Another spelling of a path of ours is nobody's: the app must not be able to stand in for us.
+    if door.is_own_path(canonical.path()) {
+        return Err(Refused(Error::NoRoute));
+    }
+    let route = match setup.routes.find(canonical.path(), canonical.method()) {
         Found::Route(route) => route,
         Found::OtherMethod(allow) => return Ok(other_method(&allow)),
         Found::Nothing => return Err(Refused(Error::NoRoute)),
     };
-    let guest = guest(&request, &door, route).await?;
+    let is_http_11 = request.version() >= actix_web::http::Version::HTTP_11;
+    let wish = upgrade::wish(canonical.method(), is_http_11, request.headers());
+    if wish == Wish::Malformed {
+        return Err(Refused(Error::InvalidRequest("The WebSocket handshake is malformed.")));
+    }
+    let guest = guest(request, door, route).await?;
     let facts = guest.as_ref().map(|guest| (&guest.user, &guest.session));
     match route.policy.judge(facts, door.app.now_ms()) {
         Verdict::Pass => {}
-        Verdict::SignIn | Verdict::StepUp if may_redirect(&request) => {
-            return Ok(to_login(&request, &door, route, guest.is_some()));
-        }
-        Verdict::SignIn | Verdict::StepUp => return Err(Refused(Error::NotSignedIn)),
+        Verdict::SignIn | Verdict::StepUp => return to_login(request, door, route, guest.is_some()),
         Verdict::Forbid => return Err(Refused(Error::NotAllowed)),
     }
-    check_origin(&request, &door, guest.is_some()).await?;
+    check_origin(request, door, guest.is_some(), &wish).await?;
     if let Some(guest) = &guest {
         session::note_activity(&door.app, &guest.session).await;
     }
-    let upstream =
-        setup.config.upstreams.iter().find(|upstream| Some(&upstream.id) == route.upstream.as_ref());
-    match upstream.and_then(|upstream| upstream.urls.first()).map(String::as_str) {
-        Some(DEMO) => Ok(demo_page(&door, &path, guest.as_ref())),
-        // A route without an upstream serves forward-auth alone.
-        None if route.upstream.is_none() => Err(Refused(Error::NoRoute)),
-        _ => Err(Refused(Error::UpstreamDown("this release proxies to builtin:demo alone".to_owned()))),
+    // A route without an upstream serves forward-auth alone.
+    let upstream = route.upstream.as_deref().and_then(|id| setup.upstreams.find(id)).ok_or(Error::NoRoute)?;
+    if upstream.is_demo() {
+        return Ok(demo_page(door, canonical.path(), guest.as_ref()));
+    }
+    let way = through::Way { request, door, route, upstream, canonical: &canonical, guest: guest.as_ref() };
+    match through::pass(&way, payload, wish).await {
+        // The session lives, and what the app needs of it does not.
+        Err(Refused(Error::NotSignedIn)) => to_login(request, door, route, guest.is_some()),
+        answered => answered,
     }
 }
 
@@ -77,15 +100,20 @@ pub async fn doubled(request: &HttpRequest, door: &Door) {
 }
 
 /// Only a person's navigation of a whole tab is sent to a login page, and only by a method that may be repeated as GET: a provider's page
-/// shows itself in no frame.
+/// shows itself in no frame, and answers no WebSocket.
 fn may_redirect(request: &HttpRequest) -> bool {
+    let is_socket = request.headers().contains_key("sec-websocket-key");
     let framed = request.headers().get("sec-fetch-dest").is_some_and(|dest| dest != "document");
     matches!(*request.method(), Method::GET | Method::HEAD)
         && wants_page(request.method(), request.headers())
         && !framed
+        && !is_socket
 }
 
-fn to_login(request: &HttpRequest, door: &Door, route: &Route, signed_in: bool) -> HttpResponse {
+fn to_login(request: &HttpRequest, door: &Door, route: &Route, signed_in: bool) -> Answer {
+    if !may_redirect(request) {
+        return Err(Refused(Error::NotSignedIn));
+    }
     let target = request.uri().path_and_query().map_or("/", |target| target.as_str());
     let mut query = url::form_urlencoded::Serializer::new(String::new());
     query.append_pair("return_to", target);
@@ -97,21 +125,25 @@ fn to_login(request: &HttpRequest, door: &Door, route: &Route, signed_in: bool) 
             query.append_pair("max_age", &(max_age_ms / 1000).to_string());
         }
     }
-    see_other(&format!("{}/login?{}", door.auth_prefix, query.finish())).finish()
+    Ok(see_other(&format!("{}/login?{}", door.auth_prefix, query.finish())).finish())
 }
 
-/// A door lends its cookie to every app behind it, so the app's own unsafe requests need the same proof as ours.
-async fn check_origin(request: &HttpRequest, door: &Door, has_session: bool) -> Result<(), Refused> {
-    if csrf::is_safe(request.method()) || !has_session {
+/// A door lends its cookie to every app behind it, so the app's own unsafe requests need the same proof as ours. A WebSocket can be opened from any
+/// page, and is read by it: it needs the proof although it is a GET (security.md HT-07).
+async fn check_origin(
+    request: &HttpRequest,
+    door: &Door,
+    has_session: bool,
+    wish: &Wish,
+) -> Result<(), Refused> {
+    let is_socket = *wish != Wish::Http;
+    if !is_socket && (csrf::is_safe(request.method()) || !has_session) {
         return Ok(());
     }
     let setup = door.app.setup();
-    if csrf::is_ours(
-        request.headers(),
-        &setup.config.server.public_url,
-        &setup.config.cors.origins,
-        csrf::Proof::Cookie,
-    ) {
+    let proof = if has_session { csrf::Proof::Cookie } else { csrf::Proof::None };
+    let config = &setup.config;
+    if csrf::is_ours(request.headers(), &config.server.public_url, &config.cors.origins, proof) {
         return Ok(());
     }
     door.app.metrics.csrf_refused();

@@ -15,6 +15,7 @@ use crate::domain::login::CallbackFault;
 use crate::domain::{Callback, LoginAttempt, LoginRequest, Prompt, ReturnTo};
 use crate::error::Error;
 use crate::flows::login::{self, Arrival, Begun, Direction, Finished, SealedAttempt};
+use crate::flows::refresh;
 use crate::flows::session::Opened;
 
 type Answer = Result<HttpResponse, Refused>;
@@ -29,7 +30,9 @@ pub async fn start(request: HttpRequest, door: web::Data<Door>, guest: MaybeGues
     asked.previous = guest.0.as_ref().map(|guest| guest.session.id.clone());
     if let Some(guest) = &guest.0 {
         let another = login::asks_for_another(&door.app, &asked, &guest.session.provider)?;
-        if !asked.wants_a_new_login() && !another {
+        // What an app needs of the session may be over although the session is not: only a login brings another token.
+        let lacks_token = refresh::lacks_token(&door.app, &guest.session);
+        if !asked.wants_a_new_login() && !another && !lacks_token {
             return Ok(see_other(asked.return_to.unwrap_or_default().as_str()).finish());
         }
     }

@@ -16,6 +16,7 @@ mod behind;
 pub mod cookies;
 mod cors;
 mod csrf;
+mod curfew;
 mod events;
 mod guard;
 mod login;
@@ -27,6 +28,8 @@ pub mod problem;
 mod refresh;
 mod register;
 mod session;
+mod through;
+mod unread;
 pub mod views;
 pub mod waiting;
 mod wire;
@@ -45,6 +48,8 @@ use crate::app::App;
 use crate::dev_idp::DevIdp;
 use crate::error::Error;
 use crate::flows::Visitor;
+use crate::proxy::upgrade::Sockets;
+use crate::proxy::upstream::Pool;
 
 pub use self::outer::layer;
 
@@ -63,6 +68,8 @@ pub struct Door {
     is_loopback: bool,
     has_dev_idp: bool,
     asset_version: String,
+    /// WebSockets that are open, on all workers.
+    sockets: Sockets,
 }
 
 impl Door {
@@ -87,8 +94,21 @@ impl Door {
             is_loopback: crate::domain::address::is_loopback_host(host),
             has_dev_idp,
             asset_version: views::asset_version(),
+            sockets: Sockets::default(),
             app,
         }
+    }
+
+    /// Whether a path lies where only we answer.
+    fn is_own_path(&self, path: &str) -> bool {
+        let under = |prefix: &str| {
+            path.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        };
+        under(&self.auth_prefix) || under(WELL_KNOWN) || (self.has_dev_idp && under("/dev-idp"))
+    }
+
+    fn scheme(&self) -> &'static str {
+        if self.cookies.secure() { "https" } else { "http" }
     }
 
     /// The content policy of our pages. Browsers apply `form-action` to the redirects after a form as well: signing out may lead to a provider
@@ -110,6 +130,9 @@ impl Door {
         )
     }
 }
+
+/// Where apps find what they need to trust us.
+const WELL_KNOWN: &str = "/.well-known/doorward";
 
 /// Who asks, as the outer layer saw them.
 fn visitor(request: &HttpRequest) -> Visitor {
@@ -161,12 +184,7 @@ pub fn routes(cfg: &mut web::ServiceConfig, door: &Door, dev_idp: Option<&DevIdp
         .service(at("/account/sessions/end-others", "POST").route(web::post().to(pages::end_others)))
         .service(at("/account/sessions/end-all", "POST").route(web::post().to(pages::end_all)))
         .service(at("/account/sessions/{id}/end", "POST").route(web::post().to(pages::end_one)))
-        .service(
-            at("/admin/api/users/{id}/sessions", "GET, HEAD, DELETE")
-                .route(read().to(admin::sessions_of_user))
-                .route(web::delete().to(admin::end_sessions_of_user)),
-        )
-        .service(at("/admin/api/sessions/{id}", "DELETE").route(web::delete().to(admin::end_session)))
+        .configure(administration)
         .default_service(web::to(nothing));
     let programs = at("/login", "GET, HEAD, POST")
         .guard(password::IsJson)
@@ -186,7 +204,30 @@ pub fn routes(cfg: &mut web::ServiceConfig, door: &Door, dev_idp: Option<&DevIdp
                 .wrap(cors::layer(&door.app)),
         )
         .service(with_session);
-    cfg.app_data(web::Data::new(door.clone())).service(own).default_service(web::to(behind::answer));
+    // Called once for each worker: connections to apps stay with the worker that made them.
+    cfg.app_data(Pool::new());
+    cfg.app_data(web::Data::new(door.clone()))
+        .service(own)
+        .service(well_known())
+        .default_service(web::to(behind::answer));
+}
+
+/// What administrators do by API key or by role.
+fn administration(scope: &mut web::ServiceConfig) {
+    scope
+        .service(
+            at("/admin/api/users/{id}/sessions", "GET, HEAD, DELETE")
+                .route(read().to(admin::sessions_of_user))
+                .route(web::delete().to(admin::end_sessions_of_user)),
+        )
+        .service(at("/admin/api/sessions/{id}", "DELETE").route(web::delete().to(admin::end_session)));
+}
+
+/// What apps need to trust us.
+fn well_known() -> actix_web::Scope {
+    web::scope(WELL_KNOWN)
+        .service(at("/jwks.json", "GET, HEAD").route(read().to(api::jwks)))
+        .default_service(web::to(nothing))
 }
 
 /// A place of ours, which says of itself what it takes when asked for anything else.

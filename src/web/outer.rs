@@ -18,6 +18,8 @@ use tracing::Instrument as _;
 
 use super::login::see_other;
 use super::problem::{Problem, Refused};
+use super::through::FromApp;
+use super::unread::{Held, Unread};
 use super::{Door, pages};
 use crate::domain::{address, clock};
 use crate::error::Error;
@@ -46,7 +48,7 @@ impl Class {
         let under = |prefix: &str| {
             path.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
         };
-        if under(&door.auth_prefix) {
+        if under(&door.auth_prefix) || under(super::WELL_KNOWN) {
             Self::Own
         } else if door.has_dev_idp && under("/dev-idp") {
             Self::DevIdp
@@ -124,9 +126,18 @@ async fn pass(
         }
     };
     let mut response = response;
-    finish_headers(&door, &seen, response.headers_mut());
+    let is_from_app = response.response().extensions().get::<FromApp>().is_some();
+    if is_from_app {
+        finish_from_app(&door, &seen, response.headers_mut());
+    } else {
+        finish_headers(&door, &seen, response.headers_mut());
+    }
     measure(&door, &seen, response.status());
-    Ok(response)
+    let unread = response.request().extensions_mut().remove::<Unread>();
+    Ok(match unread {
+        Some(unread) => response.map_body(|_, body| Held { body, _unread: unread }.boxed()),
+        None => response,
+    })
 }
 
 fn look(door: &Door, request: &ServiceRequest) -> Seen {
@@ -300,6 +311,20 @@ fn with_headers(mut response: HttpResponse, kept: &HeaderMap) -> HttpResponse {
         }
     }
     response
+}
+
+/// What an app's answer gets besides its own headers: nothing that could take away what the app relies on.
+fn finish_from_app(door: &Door, seen: &Seen, headers: &mut HeaderMap) {
+    super::cors::tidy(headers);
+    if let (false, Ok(id)) = (headers.contains_key(&REQUEST_ID), HeaderValue::from_str(&seen.id)) {
+        headers.insert(REQUEST_ID, id);
+    }
+    if !headers.contains_key(header::X_CONTENT_TYPE_OPTIONS) {
+        headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    }
+    if door.cookies.secure() && !headers.contains_key(header::STRICT_TRANSPORT_SECURITY) {
+        headers.insert(header::STRICT_TRANSPORT_SECURITY, HeaderValue::from_static("max-age=31536000"));
+    }
 }
 
 /// Headers of every answer of ours. What a page or the development issuer set itself is left as it is.

@@ -226,6 +226,12 @@ impl Problem {
                 "The application does not answer",
                 "You are at the right door, and the application behind it cannot be reached.",
             ),
+            Error::UpstreamSlow => of(
+                504,
+                "upstream_timeout",
+                "The application takes too long",
+                "You are at the right door, and the application behind it did not answer in time. Try again.",
+            ),
             Error::ProviderDown(_) => of(
                 503,
                 "provider_unavailable",
@@ -310,7 +316,8 @@ impl ResponseError for Refused {
             | Error::Interrupted(_)
             | Error::ProviderDown(_)
             | Error::ProviderRefused(_)
-            | Error::UpstreamDown(_) => {
+            | Error::UpstreamDown(_)
+            | Error::UpstreamSlow => {
                 tracing::warn!(error = %self.0, "request failed");
             }
             _ => tracing::debug!(error = %self.0, "request refused"),

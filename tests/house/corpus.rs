@@ -26,6 +26,11 @@ pub fn friendly_return_addresses() -> Vec<String> {
     decode(include_str!("corpus/friendly_return_to.txt"))
 }
 
+/// Request targets, sent as they are, that try to be read in two ways (PX-08).
+pub fn request_paths() -> Vec<String> {
+    decode(include_str!("corpus/request_paths.txt"))
+}
+
 fn decode(text: &str) -> Vec<String> {
     text.lines().filter(|line| !line.is_empty() && !line.starts_with("\\;")).map(unescape).collect()
 }
@@ -69,6 +74,13 @@ mod tests {
         let distinct: HashSet<_> = hostile.iter().collect();
         assert_eq!(distinct.len(), hostile.len());
         assert!(hostile.len() >= 320, "only {}", hostile.len());
+    }
+
+    #[test]
+    fn the_request_paths_are_many_and_distinct() {
+        let paths = request_paths();
+        assert_eq!(paths.iter().collect::<HashSet<_>>().len(), paths.len());
+        assert!(paths.len() >= 200, "only {}", paths.len());
     }
 
     #[test]

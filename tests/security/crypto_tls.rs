@@ -18,13 +18,13 @@ use crate::house::home::TestHouse;
 use crate::house::op::ScriptedOp;
 
 /// An authority and what it signs, in a folder of the test's own.
-struct Authority {
+pub struct Authority {
     folder: tempfile::TempDir,
 }
 
 /// A certificate and its key.
 #[derive(Clone)]
-struct Leaf {
+pub struct Leaf {
     certificate: PathBuf,
     key: PathBuf,
 }
@@ -36,7 +36,7 @@ fn openssl(folder: &Path, arguments: &[&str]) {
 }
 
 impl Authority {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         openssl(folder.path(), &["ecparam", "-name", "prime256v1", "-genkey", "-noout", "-out", "ca.key"]);
         let request = [
@@ -57,12 +57,12 @@ impl Authority {
         Self { folder }
     }
 
-    fn file(&self) -> PathBuf {
+    pub fn file(&self) -> PathBuf {
         self.folder.path().join("ca.pem")
     }
 
     /// A server certificate for this alternative name (`DNS:…`), good for so many days from now.
-    fn sign(&self, name: &str, alternative: &str, days: i32) -> Leaf {
+    pub fn sign(&self, name: &str, alternative: &str, days: i32) -> Leaf {
         let at = self.folder.path();
         let (key, csr, pem, extensions) =
             (format!("{name}.key"), format!("{name}.csr"), format!("{name}.pem"), format!("{name}.ext"));
@@ -117,8 +117,8 @@ impl Authority {
     }
 }
 
-/// Ends TLS with this certificate and passes the bytes on to the provider; returns `https://localhost:PORT`.
-async fn front(op: &ScriptedOp, leaf: &Leaf) -> String {
+/// Shows this certificate.
+pub fn acceptor(leaf: &Leaf) -> TlsAcceptor {
     let chain = vec![CertificateDer::from_pem_file(&leaf.certificate).unwrap()];
     let key = PrivateKeyDer::from_pem_file(&leaf.key).unwrap();
     let server = ServerConfig::builder_with_provider(Arc::new(default_provider()))
@@ -127,7 +127,12 @@ async fn front(op: &ScriptedOp, leaf: &Leaf) -> String {
         .with_no_client_auth()
         .with_single_cert(chain, key)
         .unwrap();
-    let acceptor = TlsAcceptor::from(Arc::new(server));
+    TlsAcceptor::from(Arc::new(server))
+}
+
+/// Ends TLS with this certificate and passes the bytes on to the provider; returns `https://localhost:PORT`.
+async fn front(op: &ScriptedOp, leaf: &Leaf) -> String {
+    let acceptor = acceptor(leaf);
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("https://localhost:{}", listener.local_addr().unwrap().port());
     let provider = op.address();

@@ -70,6 +70,13 @@ fn begin(app: &Arc<App>, quest: Quest) -> (bool, crate::app::Done) {
     (leads, done)
 }
 
+/// Whether an app needs an access token and the session's is over: signing in again brings another, though nobody was signed out.
+#[must_use]
+pub fn lacks_token(app: &App, session: &Session) -> bool {
+    let is_over = session.token_expires_at_ms.is_some_and(|at_ms| app.now_ms() >= at_ms);
+    is_over && app.setup().routes.attaches_access_token()
+}
+
 /// The access token of a guest, for an app behind the door; never one that is over (security.md RT-06).
 ///
 /// # Errors

@@ -1,0 +1,198 @@
+//! What a request through the gateway costs beside nginx's bare `proxy_pass`: `cargo bench --bench gateway`. How it measures stands in
+//! `docs/PERFORMANCE.md`.
+//!
+//! Owns: the release binary and nginx in turns on one core, the same app behind both, 64 connections, and the gates; status 1 when one is missed.
+//! Never does: count its own processor time, or the app's, as the gateway's.
+//!
+//! `cargo bench --bench gateway -- requests large` runs parts; `-- --test` checks that it starts, and ends at once.
+
+#[expect(dead_code, reason = "memory is measured by the other benchmark")]
+#[path = "../login/door.rs"]
+mod door;
+mod drive;
+mod nginx;
+#[expect(dead_code, reason = "doubts are the other benchmark's")]
+#[path = "../login/report.rs"]
+mod report;
+mod sign_in;
+
+use std::fmt::Write as _;
+use std::net::SocketAddr;
+use std::process::{Command, ExitCode};
+
+use self::door::{Door, cpu_ms, free_address};
+use self::nginx::Nginx;
+use self::report::{Gate, Report, median};
+
+/// What may go wrong ends the run with a sentence.
+pub type Outcome<T> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
+
+/// `door.rs` asks here whether a process is ready.
+mod start {
+    use std::io::{Read as _, Write as _};
+    use std::net::{SocketAddr, TcpStream};
+
+    pub fn is_ready(operations: SocketAddr) -> bool {
+        let asked = || -> std::io::Result<bool> {
+            let mut stream = TcpStream::connect(operations)?;
+            stream.write_all(b"GET /readyz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer)?;
+            Ok(answer.starts_with("HTTP/1.1 200"))
+        };
+        asked().unwrap_or(false)
+    }
+}
+
+const PARTS: [&str; 2] = ["requests", "large"];
+const ROUNDS: usize = 5;
+const WARM_UP: usize = 4_000;
+const REQUESTS: usize = 40_000;
+/// `product.md` 8, times nginx of the same round.
+const PROXIED: Gate = Gate(1.25);
+const LARGE: usize = 10 << 20;
+const LARGE_TIMES: usize = 30;
+/// At least 0.8 of nginx's throughput is at most 1.25 of its time.
+const LARGE_TIME: Gate = Gate(1.25);
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> ExitCode {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    if words.iter().any(|word| word == "--test") {
+        println!("gateway: ok, it starts; measured is by `cargo bench --bench gateway` alone");
+        return ExitCode::SUCCESS;
+    }
+    let named = |part: &str| words.iter().any(|word| word == part);
+    let wanted = |part: &str| named(part) || !PARTS.iter().any(|part| named(part));
+    let mut report = Report::default();
+    match run(&mut report, wanted).await {
+        Ok(()) => report.conclude(),
+        Err(error) => {
+            eprintln!("the measurement broke off: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Both gateways on the first core, the app behind them and the visitors on the others.
+struct Stand {
+    _app: Nginx,
+    nginx: Nginx,
+    door: Door,
+    public: SocketAddr,
+    bare: SocketAddr,
+    cookie: String,
+    _folder: tempfile::TempDir,
+}
+
+impl Stand {
+    async fn open() -> Outcome<Self> {
+        let folder = tempfile::tempdir()?;
+        let (app, bare, public) = (free_address()?, free_address()?, free_address()?);
+        let served = Nginx::app(&folder.path().join("app"), app, LARGE)?;
+        let nginx = Nginx::proxy(&folder.path().join("proxy"), bare, app)?;
+        let house = folder.path().join("house");
+        std::fs::create_dir(&house)?;
+        std::fs::write(house.join("config.toml"), configuration(app))?;
+        let door = Door::open(&house, public)?;
+        for process in [nginx.id(), door.id()] {
+            pin(process, "0")?;
+        }
+        pin(std::process::id(), "1-64")?;
+        pin(served.id(), "1-64")?;
+        let cookie = sign_in::as_alice(public).await?;
+        Ok(Self { _app: served, nginx, door, public, bare, cookie, _folder: folder })
+    }
+}
+
+/// The built-in set-up with two routes to a real app.
+fn configuration(app: SocketAddr) -> String {
+    let built_in = include_str!("../../config.toml");
+    let mut text = built_in.to_owned();
+    let _ = write!(text, "\n[[upstream]]\nid = \"app\"\nurls = [\"http://{app}\"]\n");
+    for (path, access) in [("/pub/**", "public"), ("/in/**", "signed_in")] {
+        let _ = write!(text, "\n[[route]]\npath = \"{path}\"\naccess = \"{access}\"\nupstream = \"app\"\n");
+    }
+    text
+}
+
+fn pin(process: u32, cores: &str) -> Outcome<()> {
+    let done = Command::new("taskset").args(["-acp", cores, &process.to_string()]).output()?;
+    if done.status.success() { Ok(()) } else { Err("taskset failed".into()) }
+}
+
+/// One gateway's measured round.
+struct Measured {
+    cpu_us: f64,
+    p99_us: f64,
+}
+
+async fn round(process: u32, at: SocketAddr, path: &str, more: &str) -> Outcome<Measured> {
+    let host = format!("localhost:{}", at.port());
+    let request =
+        format!("GET {path} HTTP/1.1\r\nhost: {host}\r\nuser-agent: bench\r\naccept: */*\r\n{more}\r\n");
+    drive::requests(at, &request, WARM_UP).await?;
+    let before = cpu_ms(process)?;
+    let mut times = drive::requests(at, &request, REQUESTS).await?;
+    let spent = cpu_ms(process)? - before;
+    #[expect(clippy::cast_precision_loss, reason = "some ten thousand requests")]
+    Ok(Measured { cpu_us: spent * 1000.0 / REQUESTS as f64, p99_us: report::quantile(&mut times, 0.99) })
+}
+
+async fn run(report: &mut Report, wanted: impl Fn(&str) -> bool) -> Outcome<()> {
+    let stand = Stand::open().await?;
+    if wanted("requests") {
+        requests(report, &stand).await?;
+    }
+    if wanted("large") {
+        large(report, &stand).await?;
+    }
+    Ok(())
+}
+
+async fn requests(report: &mut Report, stand: &Stand) -> Outcome<()> {
+    report.heading(
+        "Proxied GET, small body, 64 connections, one core: processor time beside nginx of the same round",
+    );
+    let cookie = format!("cookie: {}\r\n", stand.cookie);
+    let (mut bare, mut open, mut guarded, mut late) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let (mut ratio_open, mut ratio_guarded) = (Vec::new(), Vec::new());
+    for _ in 0..ROUNDS {
+        let nginx = round(stand.nginx.id(), stand.bare, "/pub/x", "").await?;
+        let public = round(stand.door.id(), stand.public, "/pub/x", "").await?;
+        let signed_in = round(stand.door.id(), stand.public, "/in/x", &cookie).await?;
+        ratio_open.push(public.cpu_us / nginx.cpu_us);
+        ratio_guarded.push(signed_in.cpu_us / nginx.cpu_us);
+        late.push(signed_in.p99_us - nginx.p99_us);
+        bare.push(nginx.cpu_us);
+        open.push(public.cpu_us);
+        guarded.push(signed_in.cpu_us);
+    }
+    report.tell("nginx, bare proxy_pass", median(&mut bare), "µs");
+    report.tell("Doorward, public route", median(&mut open), "µs");
+    report.tell("Doorward, signed in", median(&mut guarded), "µs");
+    report.tell("p99 added by Doorward, signed in, 64 at once", median(&mut late), "µs");
+    report.hold("public route", median(&mut ratio_open), "× nginx", PROXIED);
+    report.hold("signed in", median(&mut ratio_guarded), "× nginx", PROXIED);
+    Ok(())
+}
+
+async fn large(report: &mut Report, stand: &Stand) -> Outcome<()> {
+    report.heading("10 MB down and up, one connection: time beside nginx of the same round");
+    let before = stand.door.settled_rss_mib()?;
+    for (what, upload) in [("download", false), ("upload", true)] {
+        let (mut ratios, mut seconds) = (Vec::new(), Vec::new());
+        for _ in 0..ROUNDS {
+            let nginx = drive::large(stand.bare, "/pub/large", upload, (LARGE, LARGE_TIMES)).await?;
+            let door = drive::large(stand.public, "/pub/large", upload, (LARGE, LARGE_TIMES)).await?;
+            ratios.push(door / nginx);
+            seconds.push(door);
+        }
+        #[expect(clippy::cast_precision_loss, reason = "300 MiB")]
+        let moved = (LARGE * LARGE_TIMES) as f64 / f64::from(1 << 20);
+        report.tell(&format!("{what}, Doorward"), moved / median(&mut seconds), "MiB/s");
+        report.hold(&format!("{what}, time"), median(&mut ratios), "× nginx", LARGE_TIME);
+    }
+    report.tell("memory after it, more than before", stand.door.settled_rss_mib()? - before, "MiB");
+    Ok(())
+}

@@ -235,14 +235,10 @@ impl Discovery {
         // A task of its own: who loses patience does not stop the refresh.
         let (last_good, http) = (Arc::clone(&self.last_good), Arc::clone(http));
         let (place, issuer) = (expected.place.to_owned(), expected.issuer.to_owned());
-        let base = expected.internal_base_url.cloned();
+        let (base, own_origin) = (expected.internal_base_url.cloned(), expected.own_origin);
         let task = async move {
-            let expected = Expectation {
-                place: &place,
-                issuer: &issuer,
-                internal_base_url: base.as_ref(),
-                own_origin: false,
-            };
+            let expected =
+                Expectation { place: &place, issuer: &issuer, internal_base_url: base.as_ref(), own_origin };
             let began = Instant::now();
             let fetched = fetch(&http, &expected).await.map(Arc::new);
             match &fetched {

@@ -50,7 +50,7 @@ async fn logins(process: &Process, times: usize) -> Duration {
 }
 
 #[tokio::test]
-async fn ht_10_two_thousand_slow_connections_keep_nobody_from_signing_in() {
+async fn ht_08_ht_10_two_thousand_slow_connections_keep_nobody_from_signing_in() {
     let (op, app) = (ScriptedOp::start().await, FakeUpstream::start().await);
     app.plan(|seen| match seen.target() {
         "/pub/flood" => vec![

@@ -194,7 +194,9 @@ fn curfew(way: &Way<'_>) -> Curfew {
 }
 
 async fn open_socket(way: &Way<'_>, onward: &Onward<'_>, payload: Payload, accept: &str) -> Answer {
-    let max = way.door.app.setup().config.limits.websockets;
+    let limit = way.door.app.setup().config.limits.websockets;
+    // Strangers who open all they can leave room for people.
+    let max = if way.guest.is_some() { limit } else { limit.div_ceil(2) };
     let place: Place = way.door.sockets.take(max).ok_or(Error::Overloaded("WebSockets"))?;
     let Reply { answer, download } = send(way, onward, None).await?;
     if answer.status != StatusCode::SWITCHING_PROTOCOLS {

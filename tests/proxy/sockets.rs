@@ -232,6 +232,23 @@ async fn sockets_are_counted_and_one_too_many_is_refused() {
 }
 
 #[tokio::test]
+async fn strangers_leave_half_of_the_sockets_to_people() {
+    let stage = Stage::with(|plan| plan.set("LIMITS__WEBSOCKETS", "4")).await;
+    let browser = stage.signed_in().await;
+    stage.app.always(vec![agreed(), Step::Echo]);
+    let asked = handshake(&stage, "/pub/socket", &format!("origin: {}\r\n", stage.house.url));
+    let mut wires = Vec::new();
+    for expected in [101, 101, 503] {
+        let mut wire = stage.wire().await;
+        wire.send(&asked).await;
+        assert_eq!(status(&wire.head().await), expected);
+        wires.push(wire);
+    }
+    wires.push(opened(&stage, &browser).await);
+    wires.push(opened(&stage, &browser).await);
+}
+
+#[tokio::test]
 async fn a_stop_waits_neither_for_sockets_nor_for_streams_whosever_they_are() {
     let mut stage = Stage::with(|plan| plan.set("SERVER__SHUTDOWN", "30s")).await;
     let browser = stage.signed_in().await;

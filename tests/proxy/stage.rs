@@ -30,6 +30,7 @@ pub fn routes(urls: &str) -> String {
         route("/small/**", &format!("{public}\nbody_limit = \"1KiB\"")),
         route("/token/**", "attach = [\"access_token\"]"),
         route("/maybe-token/**", &format!("{public}\nattach = [\"access_token\"]")),
+        route("/both/**", "attach = [\"access_token\", \"assertion\"]"),
         route("/assert/**", "attach = [\"assertion\"]"),
         route("/big/**", &format!("{public}\nbody_limit = \"1GiB\"")),
         route("/get/**", &format!("{public}\nmethods = [\"GET\"]")),

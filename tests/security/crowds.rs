@@ -35,8 +35,22 @@ async fn begin(process: &Process, count: usize, text: &str) -> Vec<Wire> {
     wires
 }
 
+/// Times five people sign in at once, and all get in; how long five of them usually took.
+async fn logins(process: &Process, times: usize) -> Duration {
+    let mut took = Vec::new();
+    for _ in 0..times {
+        let asked = Instant::now();
+        for guest in join_all((0..5).map(|_| signed_in(process))).await {
+            assert_eq!(guest.get_json("/auth/me").await.status, 200);
+        }
+        took.push(asked.elapsed());
+    }
+    took.sort_unstable();
+    took[times / 2]
+}
+
 #[tokio::test]
-async fn ht_10_two_thousand_slow_connections_keep_nobody_from_signing_in() {
+async fn ht_08_ht_10_two_thousand_slow_connections_keep_nobody_from_signing_in() {
     let (op, app) = (ScriptedOp::start().await, FakeUpstream::start().await);
     app.plan(|seen| match seen.target() {
         "/pub/flood" => vec![
@@ -47,6 +61,7 @@ async fn ht_10_two_thousand_slow_connections_keep_nobody_from_signing_in() {
     });
     let (_home, process) = house(&op, &app).await;
     let host = host(&process);
+    let usual = logins(&process, 5).await;
     let before = resident_kib(process.id());
     let began = Instant::now();
     let heads = begin(&process, 800, &format!("GET /auth/login HTTP/1.1\r\nhost: {host}\r\nx-slow: ")).await;
@@ -68,21 +83,15 @@ async fn ht_10_two_thousand_slow_connections_keep_nobody_from_signing_in() {
         }
         slow
     });
-    let mut longest = Duration::ZERO;
-    for _ in 0..20 {
-        let asked = Instant::now();
-        for guest in join_all((0..5).map(|_| signed_in(&process))).await {
-            assert_eq!(guest.get_json("/auth/me").await.status, 200);
-        }
-        longest = longest.max(asked.elapsed());
-    }
-    assert!(longest < Duration::from_secs(5), "five logins took {longest:?}");
+    let meanwhile = logins(&process, 20).await;
+    assert!(meanwhile < usual * 5, "five logins took {meanwhile:?}, and {usual:?} before");
     let grown = resident_kib(process.id()).saturating_sub(before);
     assert!(grown < 160 * 1024, "{grown} KiB for 2,000 connections");
     // Who has not sent a whole head in ten seconds is shown out; who only reads slowly may stay.
     let mut slow = drip.await.unwrap();
     for head in slow.iter_mut().take(800) {
-        assert!(head.closes_within(Duration::from_secs(15)).await, "a slow head is still waited for");
+        let told = String::from_utf8_lossy(&head.rest().await).into_owned();
+        assert!(told.is_empty() || told.starts_with("HTTP/1.1 408"), "{told}");
     }
     assert!(began.elapsed() > Duration::from_secs(9), "slow is not hostile at once");
     drop(readers);

@@ -1,5 +1,6 @@
 //! The furniture that every flow may use. It does nothing by itself, and there is one of it: no statics anywhere.
 
+mod activity;
 mod single_flight;
 
 use std::collections::BTreeMap;
@@ -23,6 +24,7 @@ use crate::proxy::upstream::Upstreams;
 use crate::store::Store;
 use crate::telemetry::Metrics;
 
+pub use activity::Activity;
 pub use single_flight::{Done, Lead, SingleFlight};
 
 /// Everything a flow needs, shared by all workers.
@@ -40,6 +42,8 @@ pub struct App {
     pub rates: Rates<3>,
     /// What makes the counts of wrong passwords unreadable; fetched when first needed.
     pub guess_key: OnceCell<Zeroizing<Vec<u8>>>,
+    /// When sessions were used, until their rows say so.
+    pub activity: Activity,
     /// Sessions whose tokens this process is renewing, by id.
     pub renewals: SingleFlight,
     /// Refused logout tokens by address.
@@ -153,6 +157,7 @@ impl App {
             refusals: Refusals::default(),
             assertions: Desk::default(),
             guess_key: OnceCell::new(),
+            activity: Activity::default(),
             renewals: SingleFlight::default(),
             bad_logout_tokens: Tally::default(),
             live: Live::default(),
@@ -176,6 +181,8 @@ impl App {
     pub fn refurnish(&self, setup: Setup) {
         self.metrics.know_providers(setup.config.providers.iter().map(|p| p.id.as_str()));
         self.setup.store(Arc::new(setup));
+        // When tokens are due for renewal may have changed.
+        self.store.doubt_all();
     }
 
     pub fn now_ms(&self) -> i64 {

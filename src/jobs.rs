@@ -13,7 +13,7 @@ use crate::app::App;
 use crate::domain::clock;
 use crate::error::Result;
 use crate::flows::lease::{self, Lease, Turn};
-use crate::flows::{assertion, register, rotate, sweep};
+use crate::flows::{activity, assertion, register, rotate, sweep};
 
 /// Often enough that a batch stays small, rarely enough that an idle house sleeps.
 const EVERY: Duration = Duration::from_mins(1);
@@ -52,6 +52,9 @@ const HEALTH: Duration = Duration::from_secs(5);
 /// A key is published for a day before it signs, so that an hour does not matter.
 const KEYS: Duration = Duration::from_hours(1);
 
+/// How long a use of a session may be unknown to other replicas, and lost by a kill.
+const ACTIVITY: Duration = Duration::from_secs(1);
+
 /// Every job of the house.
 pub const JOBS: &[Job] = &[
     Job { name: "key_ages", every: EVERY, runs: Runs::Everywhere(|app| Box::pin(rotate::report_ages(app))) },
@@ -65,6 +68,8 @@ pub const JOBS: &[Job] = &[
         every: KEYS,
         runs: Runs::Everywhere(|app| Box::pin(assertion::renew(app))),
     },
+    Job { name: "activity", every: ACTIVITY, runs: Runs::Everywhere(|app| Box::pin(activity::write(app))) },
+    Job { name: "session_cache", every: EVERY, runs: Runs::Everywhere(forget) },
     Job { name: "upstream_health", every: HEALTH, runs: Runs::Everywhere(|app| Box::pin(health(app))) },
     // Each unfinished registration is claimed by itself, so replicas share them.
     Job { name: "registrations", every: RESUME, runs: Runs::Everywhere(|app| Box::pin(resumed(app))) },
@@ -80,6 +85,12 @@ pub const JOBS: &[Job] = &[
 async fn health(app: &App) -> Result<()> {
     app.setup().upstreams.probe().await;
     Ok(())
+}
+
+/// Each replica remembers for itself.
+fn forget(app: &App) -> Work<'_> {
+    app.store.sweep_known(app.now_ms());
+    Box::pin(std::future::ready(Ok(())))
 }
 
 async fn resumed(app: &App) -> Result<()> {
@@ -136,7 +147,7 @@ pub async fn keep(job: &Job, app: &App, owner: &str, mut closing: watch::Receive
                 app.metrics.job(job.name, "failed");
                 tracing::warn!(job = job.name, %error, "a job failed; trying again later");
                 failures += 1;
-                job.every.saturating_mul(1 << failures.min(10)).min(BACK_OFF_MAX.max(job.every))
+                job.every.saturating_mul(1 << failures.min(6)).min(BACK_OFF_MAX.max(job.every))
             }
         };
     }

@@ -17,7 +17,7 @@ use crate::app::App;
 use crate::config::{Config, ProviderKind, Sources};
 use crate::dev_idp::DevIdp;
 use crate::flows::start::{self, Furniture, Keys, StartFault};
-use crate::flows::{audit, reload};
+use crate::flows::{activity, audit, reload};
 use crate::jobs;
 use crate::store::Store;
 use crate::telemetry::LostLines;
@@ -167,6 +167,9 @@ impl Server {
         audit::milestone(&app, "server.stopped").await;
         let _ = close.send(true);
         let _ = tokio::join!(jobs, listening, tabs);
+        if let Err(error) = activity::write(&app).await {
+            tracing::warn!(%error, "the last activity of some sessions could not be noted");
+        }
         // A connection that is still out must not keep the process from ending.
         let _ = tokio::time::timeout(shutdown, app.store.close()).await;
         Ok(())

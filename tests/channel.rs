@@ -17,10 +17,10 @@ use crate::house::tab::Tab;
 use crate::stores;
 
 const PATIENCE: Duration = Duration::from_secs(20);
-const LISTENERS: &str = "application_name = 'doorward-notices' AND datname = current_database()";
+pub const LISTENERS: &str = "application_name = 'doorward-notices' AND datname = current_database()";
 
 /// Waits until it is so; returns how long that took.
-async fn until(what: &str, mut so: impl AsyncFnMut() -> bool) -> Duration {
+pub async fn until(what: &str, mut so: impl AsyncFnMut() -> bool) -> Duration {
     let began = Instant::now();
     while !so().await {
         assert!(began.elapsed() < PATIENCE, "{what}: not within {PATIENCE:?}");
@@ -29,11 +29,11 @@ async fn until(what: &str, mut so: impl AsyncFnMut() -> bool) -> Duration {
     began.elapsed()
 }
 
-async fn is_healthy(process: &Process) -> bool {
+pub async fn is_healthy(process: &Process) -> bool {
     process.operations("/metrics").await.text().contains("doorward_notices_healthy 1")
 }
 
-async fn all_healthy(processes: &[Process]) {
+pub async fn all_healthy(processes: &[Process]) {
     for process in processes {
         until("a healthy channel", async || is_healthy(process).await).await;
     }
@@ -50,7 +50,7 @@ async fn heard(notices: &mut Notices) -> Note {
 }
 
 /// A replica that listens.
-async fn listening(db: &Database) -> Store {
+pub async fn listening(db: &Database) -> Store {
     let store = db.open().await;
     let ear = store.clone();
     tokio::spawn(async move { ear.listen("listener").await });
@@ -222,10 +222,10 @@ async fn se_05_a_killed_listening_connection_costs_nobody_a_logout_and_comes_bac
 }
 
 /// Stopped processes; they go on when dropped, whatever became of the test.
-struct Frozen(Vec<u32>);
+pub struct Frozen(Vec<u32>);
 
 impl Frozen {
-    fn new(pids: Vec<u32>) -> Self {
+    pub fn new(pids: Vec<u32>) -> Self {
         for pid in &pids {
             signal(*pid, "STOP");
         }

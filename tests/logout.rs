@@ -132,7 +132,7 @@ async fn event_streams_are_for_the_signed_in_limited_and_no_reason_to_stay_open(
 
 /// Makes the newest session one of an API client; its handle.
 async fn as_client(house: &TestHouse) -> String {
-    house.database.execute("UPDATE sessions SET kind = 'api' WHERE revoked_at IS NULL").await;
+    house.rewrite("UPDATE sessions SET kind = 'api' WHERE revoked_at IS NULL").await;
     house.database.texts("SELECT id FROM sessions WHERE revoked_at IS NULL").await.remove(0)
 }
 

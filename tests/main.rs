@@ -4,6 +4,7 @@
 mod admin;
 mod architecture;
 mod browser_selftest;
+mod cache;
 mod channel;
 mod chromium;
 mod config;

@@ -61,7 +61,7 @@ pub async fn signed_in_at(realm: &Realm, house: &TestHouse, name: &str) -> Brows
 
 /// Lets the stored access token be over. A real server has a clock of its own, from which the house's must not stray far.
 async fn make_due(house: &TestHouse) {
-    house.database.execute("UPDATE sessions SET token_expires_at = created_at").await;
+    house.rewrite("UPDATE sessions SET token_expires_at = created_at").await;
     house.clock.advance(Duration::from_secs(2));
 }
 

@@ -12,17 +12,34 @@ const CONNECTIONS: usize = 64;
 
 /// Sends a request so many times, 64 at once; how long each took, in µs.
 pub async fn requests(at: SocketAddr, request: &str, times: usize) -> Outcome<Vec<f64>> {
-    let visitors = (0..CONNECTIONS).map(|_| visitor(at, request, times / CONNECTIONS));
+    any_of(at, &[request], times).await
+}
+
+/// As [`requests`], each time one of many, in an order that looks like none.
+pub async fn any_of(at: SocketAddr, requests: &[impl AsRef<str>], times: usize) -> Outcome<Vec<f64>> {
+    let visitors = (0..CONNECTIONS).map(|n| visitor(at, requests, n, times / CONNECTIONS));
     let took = futures_util::future::try_join_all(visitors).await?;
     Ok(took.concat())
 }
 
-async fn visitor(at: SocketAddr, request: &str, times: usize) -> Outcome<Vec<f64>> {
+async fn visitor(
+    at: SocketAddr,
+    requests: &[impl AsRef<str>],
+    seed: usize,
+    times: usize,
+) -> Outcome<Vec<f64>> {
+    let mut at_random = u64::try_from(seed)? + 1;
     let mut stream = TcpStream::connect(at).await?;
     stream.set_nodelay(true)?;
     let mut read = Vec::with_capacity(4096);
     let mut took = Vec::with_capacity(times);
     for _ in 0..times {
+        // xorshift64*: quick, and no two connections go the same way.
+        at_random ^= at_random >> 12;
+        at_random ^= at_random << 25;
+        at_random ^= at_random >> 27;
+        let next = usize::try_from(at_random.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 33)? % requests.len();
+        let request = requests.get(next).ok_or("no requests")?.as_ref();
         let began = Instant::now();
         stream.write_all(request.as_bytes()).await?;
         answer(&mut stream, &mut read).await?;

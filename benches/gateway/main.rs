@@ -6,6 +6,7 @@
 //!
 //! `cargo bench --bench gateway -- requests large` runs parts; `-- --test` checks that it starts, and ends at once.
 
+mod crowd;
 #[expect(dead_code, reason = "memory is measured by the other benchmark")]
 #[path = "../login/door.rs"]
 mod door;
@@ -44,7 +45,7 @@ mod start {
     }
 }
 
-const PARTS: [&str; 2] = ["requests", "large"];
+const PARTS: [&str; 3] = ["requests", "large", "sessions"];
 const ROUNDS: usize = 5;
 const WARM_UP: usize = 4_000;
 const REQUESTS: usize = 40_000;
@@ -52,6 +53,10 @@ const REQUESTS: usize = 40_000;
 const PROXIED: Gate = Gate(1.25);
 const LARGE: usize = 10 << 20;
 const LARGE_TIMES: usize = 30;
+/// A hundred thousand sessions in random use, times one session of the same round.
+const SESSIONS: Gate = Gate(1.2);
+/// Each session in use is met four times before the first round.
+const SESSIONS_WARM_UP: usize = 4 * crowd::IN_USE;
 /// At least 0.8 of nginx's throughput is at most 1.25 of its time.
 const LARGE_TIME: Gate = Gate(1.25);
 
@@ -82,11 +87,14 @@ struct Stand {
     public: SocketAddr,
     bare: SocketAddr,
     cookie: String,
+    /// Of the crowd, where there is one.
+    cookies: Vec<String>,
     _folder: tempfile::TempDir,
 }
 
 impl Stand {
-    async fn open() -> Outcome<Self> {
+    async fn open(crowded: bool) -> Outcome<Self> {
+        let mut cookies = Vec::new();
         let folder = tempfile::tempdir()?;
         let (app, bare, public) = (free_address()?, free_address()?, free_address()?);
         let served = Nginx::app(&folder.path().join("app"), app, LARGE)?;
@@ -94,6 +102,9 @@ impl Stand {
         let house = folder.path().join("house");
         std::fs::create_dir(&house)?;
         std::fs::write(house.join("config.toml"), configuration(app))?;
+        if crowded {
+            cookies = crowd::fill(&house).await?;
+        }
         let door = Door::open(&house, public)?;
         for process in [nginx.id(), door.id()] {
             pin(process, "0")?;
@@ -101,7 +112,7 @@ impl Stand {
         pin(std::process::id(), "1-64")?;
         pin(served.id(), "1-64")?;
         let cookie = sign_in::as_alice(public).await?;
-        Ok(Self { _app: served, nginx, door, public, bare, cookie, _folder: folder })
+        Ok(Self { _app: served, nginx, door, public, bare, cookie, cookies, _folder: folder })
     }
 }
 
@@ -140,7 +151,13 @@ async fn round(process: u32, at: SocketAddr, path: &str, more: &str) -> Outcome<
 }
 
 async fn run(report: &mut Report, wanted: impl Fn(&str) -> bool) -> Outcome<()> {
-    let stand = Stand::open().await?;
+    if wanted("sessions") {
+        sessions(report).await?;
+    }
+    if !wanted("requests") && !wanted("large") {
+        return Ok(());
+    }
+    let stand = Stand::open(false).await?;
     if wanted("requests") {
         requests(report, &stand).await?;
     }
@@ -174,6 +191,44 @@ async fn requests(report: &mut Report, stand: &Stand) -> Outcome<()> {
     report.tell("p99 added by Doorward, signed in, 64 at once", median(&mut late), "µs");
     report.hold("public route", median(&mut ratio_open), "× nginx", PROXIED);
     report.hold("signed in", median(&mut ratio_guarded), "× nginx", PROXIED);
+    Ok(())
+}
+
+async fn sessions(report: &mut Report) -> Outcome<()> {
+    report.heading(
+        "1,000,000 sessions stored: 100,000 in random use beside one, processor time of the same round",
+    );
+    let stand = Stand::open(true).await?;
+    let host = format!("localhost:{}", stand.public.port());
+    let request = |cookie: &String| {
+        format!(
+            "GET /in/x HTTP/1.1\r\nhost: {host}\r\nuser-agent: bench\r\naccept: */*\r\ncookie: {cookie}\r\n\r\n"
+        )
+    };
+    let many: Vec<String> = stand.cookies.iter().map(request).collect();
+    let one = [request(&stand.cookie)];
+    let empty = stand.door.settled_rss_mib()?;
+    drive::any_of(stand.public, &many, SESSIONS_WARM_UP).await?;
+    report.tell("memory of 100,000 remembered sessions", stand.door.settled_rss_mib()? - empty, "MiB");
+    let (mut alone, mut together, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
+    for _ in 0..ROUNDS {
+        let mut spent = [0.0; 2];
+        for (requests, spent) in [&one[..], &many[..]].into_iter().zip(&mut spent) {
+            drive::any_of(stand.public, requests, WARM_UP).await?;
+            let before = cpu_ms(stand.door.id())?;
+            drive::any_of(stand.public, requests, REQUESTS).await?;
+            #[expect(clippy::cast_precision_loss, reason = "some ten thousand requests")]
+            let each = (cpu_ms(stand.door.id())? - before) * 1000.0 / REQUESTS as f64;
+            *spent = each;
+        }
+        let [of_one, of_many] = spent;
+        ratios.push(of_many / of_one);
+        alone.push(of_one);
+        together.push(of_many);
+    }
+    report.tell("one session", median(&mut alone), "µs");
+    report.tell("100,000 sessions", median(&mut together), "µs");
+    report.hold("100,000 sessions in random use", median(&mut ratios), "× one", SESSIONS);
     Ok(())
 }
 

@@ -1,6 +1,6 @@
 //! Who may pass a route; one judgement for proxy and forward-auth.
 
-use super::{Session, User};
+use super::{Fact, Principal};
 
 /// What a route asks of its visitors.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -34,21 +34,19 @@ pub enum Verdict {
 impl Policy {
     /// Judges a guest at a moment (Unix ms). What cannot be known counts as not fulfilled.
     #[must_use]
-    pub fn judge(&self, guest: Option<(&User, &Session)>, now_ms: i64) -> Verdict {
+    pub fn judge(&self, who: Option<&Principal>, now_ms: i64) -> Verdict {
         if self.public {
             return Verdict::Pass;
         }
-        let Some((user, session)) = guest else { return Verdict::SignIn };
-        let roles = user.effective_roles();
-        let tenant_fits = self.tenants.is_empty()
-            || user.profile.tenant_id.as_ref().is_some_and(|t| self.tenants.contains(t));
-        if !any(&self.roles, &roles) || !any(&self.groups, &user.groups) || !tenant_fits {
+        let Some(who) = who else { return Verdict::SignIn };
+        let tenant_fits = any(&self.tenants, who, Fact::Tenant);
+        if !any(&self.roles, who, Fact::Roles) || !any(&self.groups, who, Fact::Groups) || !tenant_fits {
             return Verdict::Forbid;
         }
-        let acr_fits = self.acr.is_none() || self.acr == session.acr;
+        let acr_fits = self.acr.as_ref().is_none_or(|asked| who.plain(Fact::Acr) == *asked);
         // The same tolerance as at the login, or a provider's slow clock would send people round in circles.
         let recent = |max_age_ms: i64| {
-            session.auth_time_ms.is_some_and(|at| {
+            who.auth_time_ms.is_some_and(|at| {
                 at <= now_ms.saturating_add(SKEW_MS)
                     && now_ms <= at.saturating_add(max_age_ms).saturating_add(SKEW_MS)
             })
@@ -57,6 +55,6 @@ impl Policy {
     }
 }
 
-fn any(asked: &[String], has: &[String]) -> bool {
-    asked.is_empty() || asked.iter().any(|one| has.contains(one))
+fn any(asked: &[String], who: &Principal, fact: Fact) -> bool {
+    asked.is_empty() || who.items(fact).any(|has| asked.iter().any(|one| *one == has))
 }

@@ -52,9 +52,13 @@ impl Session {
     /// a jitter shortens that is this session's and generation's own, so that replicas agree on it.
     #[must_use]
     pub fn is_renewal_due(&self, now_ms: i64, margin_ms: Option<i64>) -> bool {
-        let Some(expires_at_ms) = self.token_expires_at_ms.filter(|_| self.renewal.has_token) else {
-            return false;
-        };
+        self.renewal_due_at_ms(margin_ms).is_some_and(|at_ms| now_ms >= at_ms)
+    }
+
+    /// The first moment of [`Self::is_renewal_due`]; `None` where there is nothing to renew.
+    #[must_use]
+    pub fn renewal_due_at_ms(&self, margin_ms: Option<i64>) -> Option<i64> {
+        let expires_at_ms = self.token_expires_at_ms.filter(|_| self.renewal.has_token)?;
         let since_ms = self.renewal.refreshed_at_ms.unwrap_or(self.created_at_ms);
         let life_ms = expires_at_ms.saturating_sub(since_ms).max(0);
         let margin_ms = match margin_ms {
@@ -62,7 +66,7 @@ impl Session {
             None => MARGIN_MAX_MS.min(life_ms / 2),
         };
         let due_at_ms = expires_at_ms - margin_ms + self.jitter_ms(margin_ms);
-        now_ms >= due_at_ms.max(since_ms.saturating_add(STEP_MIN_MS))
+        Some(due_at_ms.max(since_ms.saturating_add(STEP_MIN_MS)))
     }
 
     fn jitter_ms(&self, margin_ms: i64) -> i64 {

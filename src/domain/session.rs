@@ -46,8 +46,8 @@ impl SessionKey {
 
     /// What the row is found by. A plain SHA-256 suffices for 256 random bits: there is nothing to guess (ASVS 11.4.2 speaks of passwords).
     #[must_use]
-    pub fn hash(&self) -> Vec<u8> {
-        Sha256::digest(self.0.as_bytes()).to_vec()
+    pub fn hash(&self) -> [u8; 32] {
+        Sha256::digest(self.0.as_bytes()).into()
     }
 
     /// The secret itself, for the cookie alone.

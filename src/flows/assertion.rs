@@ -1,13 +1,14 @@
 //! A signed word to an app about who is there, and the keys that it checks it with. All replicas sign with the same keys.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use serde_json::Value;
 use zeroize::Zeroizing;
 
-use super::session::Guest;
 use crate::app::App;
 use crate::crypto::assertion::{self, Facts, Key, Keys, SEED_BYTES};
+use crate::domain::{Fact, Principal};
 use crate::error::{Error, Result};
 use crate::store::own_keys::{self, OwnKey};
 
@@ -75,22 +76,24 @@ pub async fn jwks(app: &App) -> Result<Value> {
     Ok(keys(app).await?.jwks())
 }
 
-/// A signed assertion about a guest for one upstream; a fresh one made before serves again.
+/// A signed assertion about somebody for one upstream; a fresh one made before serves again.
 ///
 /// # Errors
 /// The database's, or a signature that could not be made.
-pub async fn write(app: &App, guest: &Guest, upstream_id: &str) -> Result<Arc<str>> {
+pub async fn write(app: &App, who: &Principal, upstream_id: &str) -> Result<Arc<str>> {
     let keys = keys(app).await?;
-    let (user, setup) = (&guest.user, app.setup());
+    let setup = app.setup();
+    let known = |fact| who.spelled(fact).map(|_| who.plain(fact).into_owned());
+    let items = |fact| who.items(fact).map(Cow::into_owned).collect();
     let facts = Facts {
         issuer: setup.config.server.public_url.origin().ascii_serialization(),
         audience: upstream_id.to_owned(),
-        subject: user.id.clone(),
-        session: guest.session.id.clone(),
-        email: user.profile.email.as_ref().map(|email| email.as_str().to_owned()),
-        roles: user.effective_roles(),
-        groups: user.groups.clone(),
-        tenant: user.profile.tenant_id.clone(),
+        subject: who.plain(Fact::UserId).into_owned(),
+        session: who.plain(Fact::Session).into_owned(),
+        email: known(Fact::Email),
+        roles: items(Fact::Roles),
+        groups: items(Fact::Groups),
+        tenant: known(Fact::Tenant),
     };
     let written = app.assertions.write(&keys, facts, app.now_ms());
     written.map_err(|fault| Error::Internal(format!("an assertion could not be signed: {fault}")))

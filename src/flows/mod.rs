@@ -4,6 +4,7 @@
 //! Never does: know HTTP, cookies, status codes or templates; hold a `Writer` across a call to someone else's house.
 //! A flow takes `&App` and domain values and returns domain values, so that browser, API, command line and jobs share it.
 
+pub mod activity;
 pub mod admin;
 pub mod again;
 pub mod api_keys;
@@ -17,6 +18,7 @@ pub mod login;
 pub mod logout;
 pub mod password;
 pub mod provider_logout;
+pub mod recognise;
 pub mod refresh;
 pub mod register;
 pub mod reload;

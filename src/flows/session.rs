@@ -17,10 +17,8 @@ use crate::crypto::OpenError;
 use crate::domain::{Grant, NewSession, Renewal, Session, SessionKey, SessionKind, Tokens, User, clock};
 use crate::error::{Error, Result};
 use crate::store::users::{self, Applied, Outcome, Road};
-use crate::store::{Writer, sessions};
+use crate::store::{Ticket, Writer, sessions};
 
-/// A row read per request must not become a write per request: activity is noted at most this often.
-const TOUCH_MS: i64 = 60_000;
 const USER_AGENT_MAX: usize = 512;
 
 /// Who is signed in.
@@ -171,21 +169,32 @@ fn new_session(app: &App, setup: &Setup, user: &User, grant: Grant, visitor: &Vi
 /// # Errors
 /// The database's, or [`Error::ProviderDown`] for a session that must prove itself and cannot now.
 pub async fn find(app: &Arc<App>, key: &SessionKey) -> Result<Option<Guest>> {
+    Ok(find_anew(app, key).await?.map(|(guest, _)| guest))
+}
+
+/// As [`find`], with the ticket by which what was read may be remembered.
+pub(super) async fn find_anew(app: &Arc<App>, key: &SessionKey) -> Result<Option<(Guest, Ticket)>> {
+    let mut ticket = app.store.ticket();
     let Some(mut guest) = read(app, key).await? else { return Ok(None) };
     if refresh::keep(app, &guest).await {
         // What the winner stored is true for everybody who waited; so is an end that came meanwhile.
+        ticket = app.store.ticket();
         let Some(again) = read(app, key).await? else { return Ok(None) };
         guest = again;
     }
     if guest.session.renewal.must_prove {
         return Err(Error::ProviderDown("a logout elsewhere could not be ruled out".to_owned()));
     }
-    Ok(Some(guest))
+    Ok(Some((guest, ticket)))
 }
 
 async fn read(app: &App, key: &SessionKey) -> Result<Option<Guest>> {
     let mut reader = app.store.reader().await?;
-    let found = sessions::find_by_key_hash(&mut reader, &key.hash()).await?;
+    let mut found = sessions::find_by_key_hash(&mut reader, &key.hash()).await?;
+    drop(reader);
+    if let Some((session, _)) = &mut found {
+        count_activity(app, session);
+    }
     let idle_ms = app.setup().config.session.idle_ms;
     let welcome = |(session, user): &(Session, User)| {
         // An api session's key was handed to nobody: who brings one cannot have it from us.
@@ -202,23 +211,17 @@ async fn read(app: &App, key: &SessionKey) -> Result<Option<Guest>> {
 pub async fn still_open(app: &App, session_id: &str) -> Result<Option<Session>> {
     let mut reader = app.store.reader().await?;
     let idle_ms = app.setup().config.session.idle_ms;
-    let found = sessions::find(&mut reader, session_id).await?;
+    let mut found = sessions::find(&mut reader, session_id).await?;
+    if let Some(session) = &mut found {
+        count_activity(app, session);
+    }
     Ok(found.filter(|session| session.is_alive(app.now_ms(), idle_ms)))
 }
 
-/// Notes that the guest is active, at most once a minute. A database that cannot take it now sends nobody away: the row was just read as alive.
-pub async fn note_activity(app: &App, session: &Session) {
-    let now_ms = app.now_ms();
-    let step_ms = TOUCH_MS.min(app.setup().config.session.idle_ms / 10);
-    if now_ms - session.last_active_at_ms < step_ms {
-        return;
-    }
-    let touched = async {
-        let mut single = app.store.mark().await?;
-        sessions::touch(&mut single, &session.id, now_ms).await
-    };
-    if let Err(error) = touched.await {
-        tracing::warn!(%error, "activity could not be noted");
+/// A use that is not written yet counts as well.
+fn count_activity(app: &App, session: &mut Session) {
+    if let Some(at_ms) = app.activity.latest(&session.id) {
+        session.last_active_at_ms = session.last_active_at_ms.max(at_ms);
     }
 }
 

@@ -186,6 +186,7 @@ pub struct Furniture {
 /// As [`StartFault`].
 pub async fn furnish(store: Store, config: Config, keys: Keys, at: Furniture) -> Result<App, StartFault> {
     let setup = set_up(&store, config, keys, &at, None).await?;
+    store.remember(setup.config.cache.size_bytes);
     Ok(App::new(setup, store, at.clock, at.random))
 }
 

@@ -26,7 +26,7 @@ pub struct Onward<'a> {
     /// Of our own span; the client's goes on where there is none.
     pub traceparent: Option<&'a str>,
     /// Names and spelled values.
-    pub identity: &'a [(&'static str, String)],
+    pub identity: &'a [(&'static str, &'a str)],
     pub access_token: Option<&'a str>,
     pub assertion: Option<&'a str>,
     pub is_websocket: bool,
@@ -254,7 +254,7 @@ mod tests {
             );
         }
         let canonical = CanonicalRequest::read("GET", "/a?b").unwrap();
-        let identity = [("x-auth-user", "u".to_owned())];
+        let identity = [("x-auth-user", "u")];
         let mut onward = Onward {
             canonical: &canonical,
             headers: &map,

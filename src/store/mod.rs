@@ -11,6 +11,7 @@
 
 #[macro_use]
 mod sql;
+mod cache;
 mod error;
 mod lite;
 mod open;
@@ -37,6 +38,7 @@ use sqlx::pool::PoolConnection;
 use sqlx::{PgConnection, PgPool, Postgres, Transaction};
 use tokio::time::Instant;
 
+pub use cache::{Known, Limits, Recalled, Ticket};
 pub use error::StoreError;
 pub use notify::{Note, Notice, Notices};
 pub use open::StoreOptions;
@@ -252,7 +254,8 @@ impl Writer {
     pub async fn commit(mut self) -> Result<(), StoreError> {
         let notes = std::mem::take(&mut self.notes);
         let board = Arc::clone(&self.board);
-        // In the same transaction: other processes hear of it exactly when it becomes true.
+        // In the same transaction: other processes hear of it exactly when it becomes true. So does this one, which matters when
+        // nobody waits for the end of this commit, or its answer is lost and it happens later.
         board.post(&mut self, &notes).await?;
         let committed = match self.under_way {
             Writing::Sqlite(transaction) => transaction.commit().await,

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 use tokio::sync::broadcast;
 
+use super::cache::Cache;
 use super::{Pools, Store, StoreError, Writer};
 
 /// Silence after which the channel is not trusted (security.md SE-05).
@@ -81,6 +82,8 @@ pub(super) struct Board {
     began: Instant,
     /// When the channel last proved that it carries, ms since `began`, plus 1; 0 = never.
     heard: AtomicU64,
+    /// Hears everything first, before whoever waits for a notice.
+    pub(super) cache: OnceLock<Cache>,
 }
 
 impl Default for Board {
@@ -90,6 +93,7 @@ impl Default for Board {
             node: OnceLock::new(),
             began: Instant::now(),
             heard: AtomicU64::new(0),
+            cache: OnceLock::new(),
         }
     }
 }
@@ -133,20 +137,32 @@ impl Board {
 
     /// Tells this process.
     pub(super) fn tell(&self, notes: Vec<Note>) {
+        self.doubt(&notes);
         for note in notes {
             // Nobody listens: nobody remembers anything.
             let _ = self.here.send(Notice::Of(note));
         }
     }
 
+    fn doubt(&self, notes: &[Note]) {
+        if let Some(cache) = self.cache.get() {
+            cache.hear(notes);
+        }
+    }
+
     fn lost(&self) {
+        if let Some(cache) = self.cache.get() {
+            cache.doubt_all();
+        }
         let _ = self.here.send(Notice::Lost);
     }
 
-    /// Passes on another process's word.
+    /// Passes on another process's word. Our own has been told already, but perhaps before it came true.
     fn heard(&self, body: &Body) {
         if body.node.is_empty() || body.node != self.node() {
             self.tell(body.notes.clone());
+        } else {
+            self.doubt(&body.notes);
         }
     }
 

@@ -120,7 +120,7 @@ pub async fn insert(w: &mut Writer, new: &NewSession, ring: &KeyRing) -> Result<
          created_at, last_active_at, expires_at, revoked_at, generation, changed_at, auth_time, acr, \
          scope) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, \
          $19, $20, $21, $22, $23) RETURNING (SELECT COUNT(*) FROM sessions WHERE user_id = $4)",
-        &session.id, session.kind.as_str(), new.key.hash(), &session.user_id, &session.provider,
+        &session.id, session.kind.as_str(), new.key.hash().to_vec(), &session.user_id, &session.provider,
         &session.issuer, session.provider_session_id.as_deref(), sealed.access.as_deref(),
         sealed.refresh.as_deref(), sealed.id.as_deref(), session.token_expires_at_ms,
         session.refresh_expires_at_ms, session.ip.as_deref(), session.user_agent.as_deref(),
@@ -176,6 +176,24 @@ pub async fn list_live_of_user(
             ORDER BY s.last_active_at DESC, s.created_at DESC, s.id LIMIT $4"),
         user_id, now_ms, now_ms.saturating_sub(idle_ms), LIST_LIMIT)?;
     Ok(rows.into_iter().map(Session::from).collect())
+}
+
+/// [`touch`] for many, each by its handle.
+///
+/// # Errors
+/// The database's.
+pub async fn touch_many(w: &mut impl Write, active_at_ms: &[(String, i64)]) -> Result<u64, StoreError> {
+    let seen: serde_json::Map<String, serde_json::Value> =
+        active_at_ms.iter().map(|(id, at_ms)| (id.clone(), (*at_ms).into())).collect();
+    sql!(execute in w,
+        "UPDATE sessions SET last_active_at = seen.value FROM json_each($1) AS seen \
+         WHERE sessions.id = seen.key AND revoked_at IS NULL AND last_active_at < seen.value"
+        // In the one order in which sessions are locked.
+        => "UPDATE sessions SET last_active_at = seen.at FROM (SELECT s.id, CAST(j.value AS BIGINT) AS at \
+         FROM sessions s JOIN jsonb_each_text(CAST($1 AS JSONB)) AS j ON j.key = s.id ORDER BY s.id \
+         FOR UPDATE OF s) AS seen WHERE sessions.id = seen.id AND revoked_at IS NULL \
+         AND last_active_at < seen.at",
+        serde_json::Value::Object(seen).to_string())
 }
 
 /// Moves the last activity forward, never back, and never wakes an ended

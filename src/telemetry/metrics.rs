@@ -120,6 +120,29 @@ struct Inner {
     notices_healthy: Gauge,
     notices_lost: Counter,
     event_streams: Gauge,
+    cache: SessionCache,
+}
+
+#[derive(Debug)]
+struct SessionCache {
+    hits: Counter,
+    misses: Counter,
+    bypassed: Counter,
+    entries: Gauge,
+    bytes: Gauge,
+}
+
+impl SessionCache {
+    fn new(r: &mut Registry) -> Self {
+        let distrusted = "Requests whose session was read because nothing remembered could be trusted";
+        Self {
+            hits: counter(r, "session_cache_hits", "Requests whose session was remembered"),
+            misses: counter(r, "session_cache_misses", "Requests whose session was read"),
+            bypassed: counter(r, "session_cache_bypassed", distrusted),
+            entries: gauge(r, "session_cache_entries", "Sessions that are remembered"),
+            bytes: gauge(r, "session_cache_bytes", "Memory of the sessions that are remembered"),
+        }
+    }
 }
 
 impl Default for Metrics {
@@ -193,6 +216,7 @@ impl Metrics {
                 "Times that notices of other processes may have been missed",
             ),
             event_streams: gauge(r, "event_streams", "Open event streams of signed-in people"),
+            cache: SessionCache::new(r),
             providers: RwLock::default(),
             lost_lines,
             registry,
@@ -319,6 +343,23 @@ impl Metrics {
 
     pub fn event_streams(&self, open: usize) {
         self.0.event_streams.set(i64::try_from(open).unwrap_or(i64::MAX));
+    }
+
+    pub fn session_cache_hit(&self) {
+        self.0.cache.hits.inc();
+    }
+
+    pub fn session_cache_missed(&self) {
+        self.0.cache.misses.inc();
+    }
+
+    pub fn session_cache_bypassed(&self) {
+        self.0.cache.bypassed.inc();
+    }
+
+    pub fn session_cache(&self, entries: usize, bytes: u64) {
+        self.0.cache.entries.set(i64::try_from(entries).unwrap_or(i64::MAX));
+        self.0.cache.bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX));
     }
 
     pub fn database_connections(&self, idle: usize, busy: usize) {

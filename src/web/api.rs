@@ -8,9 +8,8 @@ use super::problem::Refused;
 use super::session::SignedIn;
 use super::{Door, views, visitor, wire};
 use crate::error::Error;
-use crate::flows::assertion;
-use crate::flows::logout;
 use crate::flows::session::{self, Extent};
+use crate::flows::{activity, assertion, logout};
 
 type Answer = Result<HttpResponse, Refused>;
 
@@ -18,7 +17,7 @@ type Answer = Result<HttpResponse, Refused>;
 pub async fn me(request: HttpRequest, door: web::Data<Door>, SignedIn(guest): SignedIn) -> Answer {
     let setup = door.app.setup();
     if setup.config.session.me_keeps_alive {
-        session::note_activity(&door.app, &guest.session).await;
+        activity::note(&door.app, &guest.session);
     }
     let claims = session::exposed_claims(&door.app, &guest, &visitor(&request)).await?;
     Ok(HttpResponse::Ok().json(json!({
@@ -53,7 +52,7 @@ pub async fn leave(request: HttpRequest, door: web::Data<Door>, cookie: Cookie, 
 
 /// `GET /auth/sessions`
 pub async fn sessions(door: web::Data<Door>, SignedIn(guest): SignedIn) -> Answer {
-    session::note_activity(&door.app, &guest.session).await;
+    activity::note(&door.app, &guest.session);
     let idle_ms = door.app.setup().config.session.idle_ms;
     let rows: Vec<Value> = session::list(&door.app, &guest)
         .await?

@@ -1,19 +1,23 @@
 //! Everything that is not ours: the route table decides, then the app behind the door answers.
 
+use std::sync::Arc;
+
 use actix_web::dev::Payload;
 use actix_web::http::Method;
 use actix_web::{HttpRequest, HttpResponse, ResponseError as _, web};
 
-use super::cookies::SessionCookie;
+use super::cookies::{self, SessionCookie};
 use super::login::see_other;
 use super::outer::wants_page;
 use super::problem::Refused;
 use super::{Door, cors, csrf, other_method, through, unread, visitor};
 use crate::app::Setup;
+use crate::domain::Principal;
 use crate::domain::policy::Verdict;
 use crate::error::Error;
+use crate::flows::activity;
 use crate::flows::audit::{self, Refusal};
-use crate::flows::session::{self, Guest};
+use crate::flows::recognise::{Known, recognise};
 use crate::proxy::canonical::{CanonicalRequest, Odd};
 use crate::proxy::routes::{Found, Route};
 use crate::proxy::upgrade::{self, Wish};
@@ -52,42 +56,42 @@ async fn decide(request: &HttpRequest, payload: Payload, door: &web::Data<Door>,
     if wish == Wish::Malformed {
         return Err(Refused(Error::InvalidRequest("The WebSocket handshake is malformed.")));
     }
-    let guest = guest(request, door, route).await?;
-    let facts = guest.as_ref().map(|guest| (&guest.user, &guest.session));
-    match route.policy.judge(facts, door.app.now_ms()) {
+    let known = known(request, door, route).await?;
+    let who = known.as_ref().map(|known| &known.principal);
+    match route.policy.judge(who, door.app.now_ms()) {
         Verdict::Pass => {}
-        Verdict::SignIn | Verdict::StepUp => return to_login(request, door, route, guest.is_some()),
+        Verdict::SignIn | Verdict::StepUp => return to_login(request, door, route, who.is_some()),
         Verdict::Forbid => return Err(Refused(Error::NotAllowed)),
     }
-    check_origin(request, door, guest.is_some(), &wish).await?;
-    if let Some(guest) = &guest {
-        session::note_activity(&door.app, &guest.session).await;
+    check_origin(request, door, who.is_some(), &wish).await?;
+    if let Some(known) = &known {
+        activity::note_known(&door.app, known);
     }
     // A route without an upstream serves forward-auth alone.
     let upstream = route.upstream.as_deref().and_then(|id| setup.upstreams.find(id)).ok_or(Error::NoRoute)?;
     if upstream.is_demo() {
-        return Ok(demo_page(door, canonical.path(), guest.as_ref()));
+        return Ok(demo_page(door, canonical.path(), who));
     }
-    let way = through::Way { request, door, route, upstream, canonical: &canonical, guest: guest.as_ref() };
+    let way = through::Way { request, door, route, upstream, canonical: &canonical, who };
     match through::pass(&way, payload, wish).await {
         // The session lives, and what the app needs of it does not.
-        Err(Refused(Error::NotSignedIn)) => to_login(request, door, route, guest.is_some()),
+        Err(Refused(Error::NotSignedIn)) => to_login(request, door, route, who.is_some()),
         answered => answered,
     }
 }
 
-/// The guest of the session cookie, by the lean reader. On a public route an unreadable session is simply nobody.
-async fn guest(request: &HttpRequest, door: &Door, route: &Route) -> Result<Option<Guest>, Refused> {
+/// Whose the session cookie is, by the lean reader. On a public route an unreadable session is simply nobody.
+async fn known(request: &HttpRequest, door: &Door, route: &Route) -> Result<Option<Arc<Known>>, Refused> {
     let key = match door.cookies.session(request.headers()) {
         SessionCookie::Absent => None,
-        SessionCookie::One(value) => door.cookies.verify(value, &door.mac),
+        SessionCookie::One(value) => cookies::verify(value, &door.mac),
         SessionCookie::Doubled => {
             doubled(request, door).await;
             None
         }
     };
     let Some(key) = key else { return Ok(None) };
-    match session::find(&door.app, &key).await {
+    match recognise(&door.app, &key).await {
         Err(_) if route.policy.public => Ok(None),
         found => Ok(found?),
     }
@@ -156,11 +160,11 @@ async fn check_origin(
     Err(Refused(Error::Csrf))
 }
 
-fn demo_page(door: &Door, path: &str, guest: Option<&Guest>) -> HttpResponse {
-    let headers: Vec<(String, String)> = guest
+fn demo_page(door: &Door, path: &str, who: Option<&Principal>) -> HttpResponse {
+    let headers: Vec<(String, String)> = who
         .into_iter()
-        .flat_map(|guest| identity::headers(&guest.user))
-        .map(|(name, value)| (name.to_owned(), value))
+        .flat_map(identity::headers)
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
         .collect();
     let page = demo::page(path, &headers, &door.auth_prefix);
     let status = actix_web::http::StatusCode::from_u16(page.status).unwrap_or_default();

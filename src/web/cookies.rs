@@ -1,15 +1,47 @@
 //! Our cookies: their names, their attributes, and a reader that no header can confuse.
 
 use actix_web::cookie::time::Duration;
-use actix_web::cookie::{Cookie, CookieJar, Key, SameSite};
+use actix_web::cookie::{Cookie, Key, SameSite};
 use actix_web::http::header::{COOKIE, HeaderMap, HeaderValue};
+use aws_lc_rs::hmac;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use percent_encoding::percent_decode_str;
 
 use crate::domain::SessionKey;
 use crate::flows::login::SealedAttempt;
 
 const SESSION: &str = "doorward";
+const SECURE_SESSION: &str = "__Host-doorward";
 const ATTEMPT: &str = "doorward-login-";
 const TAG_LENGTH: usize = 8;
+
+/// An HMAC-SHA256 in padded base64, which stands before the value that it signs.
+const MAC_LENGTH: usize = 44;
+
+/// What the session cookie is signed with.
+#[derive(Clone)]
+pub struct SessionMac {
+    key: Key,
+    /// The same, ready for use at each request.
+    ready: hmac::Key,
+}
+
+impl SessionMac {
+    /// From 64 bytes.
+    #[must_use]
+    pub fn new(bytes: &[u8]) -> Self {
+        let key = Key::from(bytes);
+        let ready = hmac::Key::new(hmac::HMAC_SHA256, key.signing());
+        Self { key, ready }
+    }
+
+    /// As actix-session takes it.
+    #[must_use]
+    pub fn key(&self) -> Key {
+        self.key.clone()
+    }
+}
 
 /// How this door names and marks its cookies.
 #[derive(Debug, Clone)]
@@ -32,7 +64,11 @@ impl Cookies {
 
     #[must_use]
     pub fn session_name(&self) -> String {
-        format!("{}{SESSION}", self.prefix())
+        self.name().to_owned()
+    }
+
+    fn name(&self) -> &'static str {
+        if self.secure { SECURE_SESSION } else { SESSION }
     }
 
     fn prefix(&self) -> &'static str {
@@ -109,7 +145,7 @@ impl Cookies {
     /// How the browser answers for its session.
     #[must_use]
     pub fn session<'h>(&self, headers: &'h HeaderMap) -> SessionCookie<'h> {
-        let name = self.session_name();
+        let name = self.name();
         let mut found = pairs(headers).filter(|(own, _)| *own == name).map(|(_, value)| value);
         match (found.next(), found.next()) {
             (None, _) => SessionCookie::Absent,
@@ -134,15 +170,17 @@ impl Cookies {
             session.into_iter().chain(others).map(|(name, value)| format!("{name}={value}")).collect();
         HeaderValue::from_str(&texts.join("; ")).ok().filter(|value| !value.is_empty())
     }
+}
 
-    /// The session key in a signed cookie value, read as actix-session writes it, without its middleware.
-    #[must_use]
-    pub fn verify(&self, value: &str, mac: &Key) -> Option<SessionKey> {
-        let cookie = Cookie::parse_encoded(format!("{}={value}", self.session_name())).ok()?;
-        let mut jar = CookieJar::new();
-        jar.add_original(cookie.into_owned());
-        SessionKey::parse(jar.signed(mac).get(&self.session_name())?.value())
-    }
+/// The session key in a signed cookie value, read as actix-session writes it, without its middleware: this happens at each request.
+#[must_use]
+pub fn verify(value: &str, mac: &SessionMac) -> Option<SessionKey> {
+    let plain = percent_decode_str(value.trim()).decode_utf8().ok()?;
+    let (tag, key) = plain.split_at_checked(MAC_LENGTH)?;
+    let mut bytes = [0; 33];
+    let length = STANDARD.decode_slice(tag, &mut bytes).ok()?;
+    hmac::verify(&mac.ready, key.as_bytes(), bytes.get(..length)?).ok()?;
+    SessionKey::parse(key)
 }
 
 /// What a request says of its session.
@@ -170,6 +208,8 @@ fn pairs(headers: &HeaderMap) -> impl Iterator<Item = (&str, &str)> {
 
 #[cfg(test)]
 mod tests {
+    use actix_web::cookie::CookieJar;
+
     use super::*;
 
     fn headers(values: &[&[u8]]) -> HeaderMap {
@@ -231,6 +271,45 @@ mod tests {
         assert_eq!(plain().session(&headers(&[many.as_bytes()])), SessionCookie::Absent);
     }
 
+    /// As actix-session reads a signed cookie.
+    fn by_the_middleware(value: &str, mac: &SessionMac) -> Option<SessionKey> {
+        let cookie = Cookie::parse_encoded(format!("doorward={value}")).ok()?;
+        let mut jar = CookieJar::new();
+        jar.add_original(cookie.into_owned());
+        SessionKey::parse(jar.signed(&mac.key).get("doorward")?.value())
+    }
+
+    fn signed(key: &str, mac: &SessionMac) -> String {
+        let mut jar = CookieJar::new();
+        jar.signed_mut(&mac.key).add(Cookie::new("doorward", key.to_owned()));
+        let line = jar.get("doorward").unwrap().encoded().to_string();
+        line.strip_prefix("doorward=").unwrap().to_owned()
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn ck_06_the_lean_reader_and_the_middleware_agree_about_every_cookie(
+            bytes in proptest::array::uniform32(proptest::prelude::any::<u8>()),
+            at in 0_usize..120,
+            planted in "[ -~]{0,3}",
+        ) {
+            let mac = SessionMac::new(&bytes.repeat(2));
+            let key = base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(bytes);
+            let value = signed(&key, &mac);
+            assert_eq!(verify(&value, &mac).map(|key| key.expose().to_owned()), Some(key));
+            let mut other = value.clone();
+            let at = at.min(value.len());
+            other.replace_range(at..(at + planted.len()).min(value.len()), &planted);
+            // A semicolon ends a cookie, and our reader is never given one.
+            if !other.contains(';') {
+                let (ours, theirs) = (verify(&other, &mac), by_the_middleware(&other, &mac));
+                assert!(ours.is_none() || ours == theirs, "{other:?}");
+                assert_eq!(ours.is_some(), theirs.is_some(), "{other:?}");
+            }
+            assert!(verify(&value, &SessionMac::new(&[1; 64])).is_none());
+        }
+    }
+
     #[test]
     fn ck_01_over_https_every_cookie_is_bound_to_the_host() {
         let cookies = Cookies::new(true, 600_000);
@@ -254,7 +333,7 @@ mod tests {
                 let mut map = HeaderMap::new();
                 map.append(COOKIE, value);
                 if let SessionCookie::One(value) = plain().session(&map) {
-                    let _ = plain().verify(value, &Key::from(&[1; 64]));
+                    let _ = verify(value, &SessionMac::new(&[1; 64]));
                 }
                 let _ = plain().attempts(&map);
             }

@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::app::App;
-use crate::domain::Session;
+use crate::domain::{Fact, Principal, Session};
 use crate::events::live::Event;
-use crate::flows::session::{self, Guest};
+use crate::flows::session;
 use crate::proxy::forward::{Curfew, Over};
 
 /// How late an end by the clock is noticed; every other end is told.
@@ -14,10 +14,11 @@ const TICK: Duration = Duration::from_secs(1);
 /// A database that cannot be asked for so long might hide an end: what is open is closed.
 const BLIND_TICKS_MAX: u32 = 3;
 
-/// Ends when the guest's session does.
-pub fn of(app: &Arc<App>, guest: &Guest) -> Curfew {
-    let (app, session, user_id) = (Arc::clone(app), guest.session.clone(), guest.user.id.clone());
-    Box::pin(async move { until_over(&app, session, &user_id).await })
+/// Ends when this session does.
+pub fn of(app: &Arc<App>, who: &Principal) -> Curfew {
+    let app = Arc::clone(app);
+    let (session_id, user_id) = (who.plain(Fact::Session).into_owned(), who.plain(Fact::UserId).into_owned());
+    Box::pin(async move { until_over(&app, &session_id, &user_id).await })
 }
 
 /// For what belongs to no session: ends when the house closes, so that a stop waits for nobody who only listens.
@@ -31,16 +32,17 @@ pub fn of_nobody(app: &Arc<App>) -> Curfew {
     })
 }
 
-async fn until_over(app: &App, mut session: Session, user_id: &str) -> Over {
-    let Some(mut listening) = app.live.attend(&session.id, user_id) else { return Over::House };
+async fn until_over(app: &App, session_id: &str, user_id: &str) -> Over {
+    let Some(mut listening) = app.live.attend(session_id, user_id) else { return Over::House };
+    let mut session = None;
     let mut tick = tokio::time::interval(TICK);
     let mut blind = 0;
     // What ended between the look at the cookie and now was told to nobody.
     let mut must_look = true;
     loop {
         if must_look {
-            match session::still_open(app, &session.id).await {
-                Ok(Some(row)) => (session, blind) = (row, 0),
+            match session::still_open(app, session_id).await {
+                Ok(Some(row)) => (session, blind) = (Some(row), 0),
                 Ok(None) => return Over::Session,
                 Err(_) if blind >= BLIND_TICKS_MAX => return Over::Session,
                 Err(_) => blind += 1,
@@ -53,7 +55,8 @@ async fn until_over(app: &App, mut session: Session, user_id: &str) -> Over {
                 Event::UserUpdated | Event::LookAgain => true,
             },
             _ = tick.tick() => {
-                let in_time = session.is_alive(app.now_ms(), app.setup().config.session.idle_ms);
+                let idle_ms = app.setup().config.session.idle_ms;
+                let in_time = session.as_ref().is_some_and(|row: &Session| row.is_alive(app.now_ms(), idle_ms));
                 // While other processes are not heard, only the row can tell.
                 blind > 0 || !in_time || !app.store.is_channel_healthy()
             }

@@ -36,13 +36,12 @@ mod wire;
 
 use std::sync::Arc;
 
-use actix_web::cookie::Key;
 use actix_web::guard::{Any, Get, Head};
 use actix_web::http::header::{ALLOW, HeaderValue};
 use actix_web::middleware::from_fn;
 use actix_web::{HttpMessage as _, HttpRequest, HttpResponse, Resource, Route, web};
 
-use self::cookies::Cookies;
+use self::cookies::{Cookies, SessionMac};
 use self::problem::{Problem, Refused};
 use crate::app::App;
 use crate::dev_idp::DevIdp;
@@ -59,7 +58,7 @@ pub struct Door {
     pub app: Arc<App>,
     pub cookies: Cookies,
     /// Signs the session cookie.
-    mac: Key,
+    mac: SessionMac,
     pub auth_prefix: String,
     /// Host and, where it is not the scheme's own, port of the public origin.
     authority: String,
@@ -84,7 +83,7 @@ impl Door {
                 server.public_url.scheme() == "https",
                 setup.config.limits.login_attempt_ms,
             ),
-            mac: Key::from(mac),
+            mac: SessionMac::new(mac),
             auth_prefix: server.auth_prefix.clone(),
             authority: origin
                 .split_once("://")
@@ -146,7 +145,7 @@ pub fn routes(cfg: &mut web::ServiceConfig, door: &Door, dev_idp: Option<&DevIdp
     }
     let with_session = web::scope("")
         .wrap(from_fn(guard::inside))
-        .wrap(session::middleware(&door.app, &door.cookies, door.mac.clone()))
+        .wrap(session::middleware(&door.app, &door.cookies, door.mac.key()))
         .wrap(from_fn(guard::layer))
         .wrap(cors::layer(&door.app))
         .service(

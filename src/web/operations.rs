@@ -74,6 +74,8 @@ async fn metrics(house: web::Data<Operations>) -> HttpResponse {
         house.metrics.database_connections(idle, busy);
         house.metrics.notices_healthy(app.store.is_channel_healthy());
         house.metrics.event_streams(app.live.count());
+        let (entries, bytes) = app.store.known();
+        house.metrics.session_cache(entries, bytes);
         for provider in app.setup().providers() {
             house.metrics.provider_circuit(&provider.config().id, provider.is_cut_off());
         }

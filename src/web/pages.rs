@@ -15,7 +15,7 @@ use super::{Door, visitor, wire};
 use crate::domain::{ReturnTo, Session};
 use crate::error::Error;
 use crate::flows::session::{Extent, Guest};
-use crate::flows::{logout, register, session};
+use crate::flows::{activity, logout, register, session};
 
 type Answer = Result<HttpResponse, Refused>;
 
@@ -230,7 +230,7 @@ pub async fn signed_out(door: web::Data<Door>, query: web::Query<SignedOutQuery>
 
 /// `GET /auth/account`
 pub async fn account(door: web::Data<Door>, SignedIn(guest): SignedIn) -> Answer {
-    session::note_activity(&door.app, &guest.session).await;
+    activity::note(&door.app, &guest.session);
     let sessions = session::list(&door.app, &guest).await?;
     let setup = door.app.setup();
     let labels = setup.labels();

@@ -13,8 +13,8 @@ use secrecy::{ExposeSecret, SecretString};
 use super::behind::Answer;
 use super::problem::Refused;
 use super::{Door, curfew};
+use crate::domain::{Fact, Principal};
 use crate::error::Error;
-use crate::flows::session::Guest;
 use crate::flows::{assertion, refresh};
 use crate::proxy::canonical::CanonicalRequest;
 use crate::proxy::forward::{self, Announced, Body, Curfew, Reply};
@@ -32,7 +32,7 @@ pub struct Way<'a> {
     pub route: &'a Route,
     pub upstream: &'a Upstream,
     pub canonical: &'a CanonicalRequest<'a>,
-    pub guest: Option<&'a Guest>,
+    pub who: Option<&'a Principal>,
 }
 
 /// Marks an answer as the app's: its headers are its own business.
@@ -71,17 +71,17 @@ pub async fn pass(way: &Way<'_>, payload: Payload, wish: Wish) -> Answer {
 
 /// What our word about the guest is made of.
 #[derive(Default)]
-struct Attached {
-    identity: Vec<(&'static str, String)>,
+struct Attached<'a> {
+    identity: Vec<(&'static str, &'a str)>,
     access_token: Option<SecretString>,
     assertion: Option<Arc<str>>,
 }
 
-impl Attached {
-    async fn of(way: &Way<'_>) -> Result<Self, Refused> {
+impl<'a> Attached<'a> {
+    async fn of(way: &Way<'a>) -> Result<Self, Refused> {
         use crate::config::Attach;
-        let Some(guest) = way.guest else { return Ok(Self::default()) };
-        let identity = identity::headers(&guest.user);
+        let Some(who) = way.who else { return Ok(Self::default()) };
+        let identity = identity::headers(who);
         let size: usize = identity.iter().map(|(name, value)| name.len() + value.len() + 4).sum();
         // A list that was cut would mean something else (security.md PX-16).
         if size > IDENTITY_MAX {
@@ -92,15 +92,15 @@ impl Attached {
         for attach in &way.route.attach {
             match attach {
                 Attach::AccessToken => {
-                    attached.access_token = match refresh::access_token(&way.door.app, &guest.session).await {
+                    let session_id = who.plain(Fact::Session);
+                    attached.access_token = match refresh::access_token(&way.door.app, &session_id).await {
                         // Whoever may come without a session may come without its token.
                         Err(_) if way.route.policy.public => None,
                         token => Some(token?),
                     };
                 }
                 Attach::Assertion => {
-                    attached.assertion =
-                        Some(assertion::write(&way.door.app, guest, &way.upstream.id).await?);
+                    attached.assertion = Some(assertion::write(&way.door.app, who, &way.upstream.id).await?);
                 }
             }
         }
@@ -172,7 +172,7 @@ fn from_app(way: &Way<'_>, status: StatusCode, headers: HeaderMap, body: BoxBody
     let mut response = HttpResponse::with_body(status, body);
     *response.headers_mut() = headers;
     // An answer for one person is not a shared cache's to keep, unless the app says so itself (security.md PX-20).
-    if way.guest.is_some() {
+    if way.who.is_some() {
         let headers = response.headers_mut();
         if !headers.contains_key(header::CACHE_CONTROL) && !headers.contains_key(header::EXPIRES) {
             headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("private"));
@@ -187,8 +187,8 @@ fn from_app(way: &Way<'_>, status: StatusCode, headers: HeaderMap, body: BoxBody
 
 /// Ends what stays open when the guest's session does, and nobody's when the house closes.
 fn curfew(way: &Way<'_>) -> Curfew {
-    match way.guest {
-        Some(guest) => curfew::of(&way.door.app, guest),
+    match way.who {
+        Some(who) => curfew::of(&way.door.app, who),
         None => curfew::of_nobody(&way.door.app),
     }
 }
@@ -196,7 +196,7 @@ fn curfew(way: &Way<'_>) -> Curfew {
 async fn open_socket(way: &Way<'_>, onward: &Onward<'_>, payload: Payload, accept: &str) -> Answer {
     let limit = way.door.app.setup().config.limits.websockets;
     // Strangers who open all they can leave room for people.
-    let max = if way.guest.is_some() { limit } else { limit.div_ceil(2) };
+    let max = if way.who.is_some() { limit } else { limit.div_ceil(2) };
     let place: Place = way.door.sockets.take(max).ok_or(Error::Overloaded("WebSockets"))?;
     let Reply { answer, download } = send(way, onward, None).await?;
     if answer.status != StatusCode::SWITCHING_PROTOCOLS {

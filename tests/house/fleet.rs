@@ -62,6 +62,13 @@ impl Fleet {
         browser
     }
 
+    /// Writes what no flow would write to sessions, and leaves word of it.
+    pub async fn rewrite(&self, sql: &str) {
+        let word = "SELECT pg_notify('doorward', CAST(json_build_object('node', '', 'notes', (SELECT json_agg(json_build_object('c', id)) \
+                    FROM sessions)) AS TEXT))";
+        self.database.execute(&format!("{sql}; {word}")).await;
+    }
+
     /// What every process has said so far, for a failure's message.
     pub fn logs(&self) -> String {
         self.processes.iter().map(Process::log).collect::<Vec<_>>().join("\n--\n")

@@ -11,6 +11,7 @@ use doorward::app::{App, SystemClock, SystemRandom};
 use doorward::config::{self, Sources};
 use doorward::dev_idp::DevIdp;
 use doorward::domain::Clock;
+use doorward::flows::activity;
 use doorward::flows::start::{Furniture, StartFault};
 use doorward::server::Server;
 use tokio::sync::{oneshot, watch};
@@ -237,6 +238,24 @@ impl TestHouse {
 
     pub fn dev_idp(&self) -> &DevIdp {
         self.dev_idp.as_ref().expect("this house has the development issuer")
+    }
+
+    /// Writes what no flow would write to rows that the house remembers; it looks at them again.
+    pub async fn rewrite(&self, sql: &str) {
+        self.database.execute(sql).await;
+        self.app().store.doubt_all();
+    }
+
+    /// Lets the rows say when their sessions were last used, which they say a moment later by themselves.
+    pub async fn settle(&self) {
+        activity::write(&self.app()).await.expect("the activity is written");
+    }
+
+    /// A number that the house tells its operator.
+    pub async fn metric(&self, name: &str) -> u64 {
+        let page = Browser::new(&self.operations).get("/metrics").await.text();
+        let line = page.lines().find_map(|line| line.strip_prefix(&format!("doorward_{name} ")));
+        line.unwrap_or_else(|| panic!("no {name} in {page}")).parse().unwrap()
     }
 
     /// How many audit events of this reason there are.

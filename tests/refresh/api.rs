@@ -19,7 +19,7 @@ pub async fn client(house: &TestHouse) -> (String, String) {
 }
 
 async fn made_a_client(house: &TestHouse) -> (String, String) {
-    house.database.execute("UPDATE sessions SET kind = 'api'").await;
+    house.rewrite("UPDATE sessions SET kind = 'api'").await;
     let id = only_session(house).await;
     let token = plain(held(house, &id).await.refresh.as_ref());
     (id, token)

@@ -179,7 +179,7 @@ async fn rt_01_a_crowd_at_keycloak_with_rotation_and_reuse_detection_stays_signe
     let errors = realm.admin(Method::GET, "/events?type=REFRESH_TOKEN_ERROR&max=100", None).await;
     assert_eq!(errors.as_array().map(Vec::len), Some(0), "{errors}");
     // The stored token is the living one: Keycloak would refuse every other.
-    fleet.database.execute("UPDATE sessions SET token_expires_at = 0").await;
+    fleet.rewrite("UPDATE sessions SET token_expires_at = 0").await;
     let (answers, _) = crowd(&fleet, &person, 30).await;
     all_well(&answers, &fleet);
     assert_eq!((live(&fleet).await, generations(&fleet).await), (1, vec!["3".to_owned()]));

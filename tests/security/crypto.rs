@@ -106,7 +106,7 @@ async fn cr_03_a_ciphertext_opens_in_its_own_row_and_column_alone() {
     let victim = signed_in_as(&house, &op, Person::named("victim").with("name", "VICTIM-NAME")).await;
     assert_eq!(victim.get_json("/auth/me").await.json()["claims"]["name"], "VICTIM-NAME");
     let stolen = id_token(&house).await;
-    house.database.execute("UPDATE sessions SET revoked_at = 1").await;
+    house.rewrite("UPDATE sessions SET revoked_at = 1").await;
 
     let thief = signed_in_as(&house, &op, Person::named("thief")).await;
     put_id_token(&house, &stolen).await;

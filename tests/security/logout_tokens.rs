@@ -206,7 +206,7 @@ async fn tk_10_an_id_token_signs_nobody_out_and_a_logout_token_signs_nobody_in()
     signed_in(&stage.house).await;
     let id_token = kept.lock().unwrap().clone();
     assert_refused(&stage, "an ID token", &id_token, "logout_token_events").await;
-    stage.house.database.execute("DELETE FROM audit_log; UPDATE sessions SET revoked_at = 1").await;
+    stage.house.rewrite("DELETE FROM audit_log; UPDATE sessions SET revoked_at = 1").await;
     let token = stage.op.logout_token(Some("alice"), Some("s"), |_| {});
     stage.op.script(|s| s.raw_id_token(move |_| token.clone()));
     stage.refused("a logout token for an ID token", "id_token_type").await;

@@ -303,7 +303,7 @@ async fn px_15_px_16_hostile_names_are_spelled_and_too_many_groups_are_refused_w
     stage.app.forget();
     let groups: Vec<String> = (0..5000).map(|n| format!("group-{n}")).collect();
     let groups = serde_json::to_string(&groups).unwrap();
-    stage.house.database.execute(&format!("UPDATE users SET groups = '{groups}'")).await;
+    stage.house.rewrite(&format!("UPDATE users SET groups = '{groups}'")).await;
     let answer = stage.ask("GET /in/x", &cookie_line(&browser)).await;
     assert_eq!(status(&answer), 403, "{answer}");
     stage.app.assert_silent("5,000 groups");

@@ -360,21 +360,21 @@ async fn rt_06_an_access_token_that_is_over_is_never_handed_on() {
     let app = house.app();
     let row = session_row(&house).await;
     assert_eq!(
-        plain(Some(&refresh::access_token(&app, &row).await.unwrap())),
+        plain(Some(&refresh::access_token(&app, &row.id).await.unwrap())),
         plain(held(&house, &row.id).await.access.as_ref())
     );
     op.stop().await;
     house.clock.advance(OVER);
-    let error = refresh::access_token(&app, &row).await.unwrap_err();
+    let error = refresh::access_token(&app, &row.id).await.unwrap_err();
     assert!(matches!(error, Error::ProviderDown(_)), "{error}");
     assert_eq!(browser.get("/protected").await.status, 200, "the page itself needs no token");
     op.start_again().await;
     house.clock.advance(Duration::from_secs(2));
     assert_eq!(browser.get("/protected").await.status, 200);
-    assert!(refresh::access_token(&app, &row).await.is_ok());
-    house.database.execute("UPDATE sessions SET refresh_token = NULL").await;
+    assert!(refresh::access_token(&app, &row.id).await.is_ok());
+    house.rewrite("UPDATE sessions SET refresh_token = NULL").await;
     house.clock.advance(OVER);
-    assert!(matches!(refresh::access_token(&app, &row).await.unwrap_err(), Error::NotSignedIn));
+    assert!(matches!(refresh::access_token(&app, &row.id).await.unwrap_err(), Error::NotSignedIn));
     assert_eq!(browser.get("/protected").await.status, 200);
 }
 
@@ -442,17 +442,17 @@ async fn a_session_that_must_prove_itself_asks_at_its_next_use() {
         let (op, house, browser) = stage().await;
         let endpoint = if with_refresh_token { "/token" } else { "/userinfo" };
         if !with_refresh_token {
-            house.database.execute("UPDATE sessions SET refresh_token = NULL").await;
+            house.rewrite("UPDATE sessions SET refresh_token = NULL").await;
         }
         let case = format!("by {endpoint}");
-        house.database.execute(mark).await;
+        house.rewrite(mark).await;
         assert_eq!(browser.get("/protected").await.status, 200, "{case}");
         assert_eq!(op.count(endpoint), 1, "{case}");
         assert_eq!(browser.get("/protected").await.status, 200, "{case}");
         assert_eq!(op.count(endpoint), 1, "{case}: proven once");
 
         // Nobody is let in on a guess, and nobody is sent away for the provider's trouble.
-        house.database.execute(mark).await;
+        house.rewrite(mark).await;
         op.script(|s| s.answer(endpoint, Answer::text(503, "text/html", "later")));
         for page in [browser.get("/protected").await, browser.get_json("/auth/me").await] {
             assert_eq!(page.status, 503, "{case}");
@@ -465,7 +465,7 @@ async fn a_session_that_must_prove_itself_asks_at_its_next_use() {
         house.clock.advance(Duration::from_secs(2));
         assert_eq!(browser.get("/protected").await.status, 200, "{case}");
 
-        house.database.execute(mark).await;
+        house.rewrite(mark).await;
         op.revoke_all_grants();
         assert_eq!(browser.get("/protected").await.status, 401, "{case}");
         assert_eq!(house.live_sessions().await, 0, "{case}");
@@ -476,7 +476,7 @@ async fn a_session_that_must_prove_itself_asks_at_its_next_use() {
 #[tokio::test]
 async fn a_session_that_cannot_prove_itself_now_can_still_be_left() {
     let (op, house, browser) = stage().await;
-    house.database.execute("UPDATE sessions SET must_prove = TRUE").await;
+    house.rewrite("UPDATE sessions SET must_prove = TRUE").await;
     op.script(|s| s.answer("/token", Answer::error(401, "invalid_client")));
     assert_eq!(browser.get_json("/auth/me").await.status, 503);
     let left = browser.post_form("/auth/logout", &[]).await;

@@ -77,15 +77,15 @@ pub fn lacks_token(app: &App, session: &Session) -> bool {
     is_over && app.setup().routes.attaches_access_token()
 }
 
-/// The access token of a guest, for an app behind the door; never one that is over (security.md RT-06).
+/// The access token of a session, for an app behind the door; never one that is over (security.md RT-06).
 ///
 /// # Errors
 /// [`Error::NotSignedIn`] when only a new login can bring one, [`Error::ProviderDown`] when the provider can and does not answer,
 /// or the database's.
-pub async fn access_token(app: &App, session: &Session) -> Result<SecretString> {
+pub async fn access_token(app: &App, session_id: &str) -> Result<SecretString> {
     let setup = app.setup();
     let mut reader = app.store.reader().await?;
-    let sealed = sessions::tokens(&mut reader, &session.id).await?.ok_or(Error::NotSignedIn)?;
+    let sealed = sessions::tokens(&mut reader, session_id).await?.ok_or(Error::NotSignedIn)?;
     drop(reader);
     let tokens = sealed.open(&setup.ring).map_err(|_| Error::NotSignedIn)?;
     let lives = tokens.access_expires_at_ms.is_none_or(|at_ms| app.now_ms() < at_ms);

@@ -1,0 +1,41 @@
+//! Who comes to the door with a session's key: from what is remembered, or else from the rows.
+//!
+//! A remembered session is served only where its rows would serve it: whatever ends or changes them is heard first, and every limit in time is
+//! judged here, at each request. What is not certain is asked.
+
+use std::sync::Arc;
+
+use super::session;
+use crate::app::App;
+use crate::domain::{Principal, SessionKey};
+use crate::error::Result;
+use crate::store::{Limits, Recalled};
+
+pub use crate::store::Known;
+
+/// Who a key belongs to, while the session lives, its user may be here, and its tokens need nothing.
+///
+/// # Errors
+/// As [`session::find`].
+pub async fn recognise(app: &Arc<App>, key: &SessionKey) -> Result<Option<Arc<Known>>> {
+    let key_hash = key.hash();
+    let now_ms = app.now_ms();
+    let setup = app.setup();
+    match app.store.recall(&key_hash) {
+        Recalled::Known(known) if known.is_in_time(now_ms, setup.config.session.idle_ms) => {
+            app.metrics.session_cache_hit();
+            return Ok(Some(known));
+        }
+        Recalled::Known(_) | Recalled::Unknown => app.metrics.session_cache_missed(),
+        Recalled::Bypassed => app.metrics.session_cache_bypassed(),
+    }
+    let Some((guest, ticket)) = session::find_anew(app, key).await? else { return Ok(None) };
+    let session = &guest.session;
+    let renewal_ms = session.renewal_due_at_ms(setup.config.session.refresh_margin_ms);
+    let limits = Limits {
+        now_ms,
+        last_active_at_ms: session.last_active_at_ms,
+        until_ms: session.expires_at_ms.min(renewal_ms.unwrap_or(i64::MAX)),
+    };
+    Ok(Some(app.store.know(key_hash, ticket, Principal::of(&guest.user, session), limits)))
+}

@@ -4,6 +4,7 @@ use actix_session::Session as Cookie;
 use actix_web::{HttpRequest, HttpResponse, web};
 use serde_json::{Value, json};
 
+use super::bearer;
 use super::problem::Refused;
 use super::session::SignedIn;
 use super::{Door, views, visitor, wire};
@@ -14,9 +15,19 @@ use crate::flows::session::{self, Extent};
 
 type Answer = Result<HttpResponse, Refused>;
 
-/// `GET /auth/me`: an allow-list of facts, never a token.
-pub async fn me(request: HttpRequest, door: web::Data<Door>, SignedIn(guest): SignedIn) -> Answer {
+/// `GET /auth/me`: an allow-list of facts, never a token. A token without a session of ours has none to show.
+pub async fn me(request: HttpRequest, door: web::Data<Door>, by_cookie: Result<SignedIn, Refused>) -> Answer {
     let setup = door.app.setup();
+    let guest = match bearer::by_token(&request, &door).await {
+        Err(refused) => return Ok(refused),
+        Ok(Some(bearer)) if !bearer.is_tied => {
+            return Ok(HttpResponse::Ok().json(json!({
+                "user": wire::user(&bearer.guest.user), "session": null, "claims": {},
+            })));
+        }
+        Ok(Some(bearer)) => bearer.guest,
+        Ok(None) => by_cookie?.0,
+    };
     if setup.config.session.me_keeps_alive {
         session::note_activity(&door.app, &guest.session).await;
     }

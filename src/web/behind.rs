@@ -4,6 +4,7 @@ use actix_web::dev::Payload;
 use actix_web::http::Method;
 use actix_web::{HttpRequest, HttpResponse, ResponseError as _, web};
 
+use super::bearer::{self, Caller};
 use super::cookies::SessionCookie;
 use super::login::see_other;
 use super::outer::wants_page;
@@ -52,32 +53,42 @@ async fn decide(request: &HttpRequest, payload: Payload, door: &web::Data<Door>,
     if wish == Wish::Malformed {
         return Err(Refused(Error::InvalidRequest("The WebSocket handshake is malformed.")));
     }
-    let guest = guest(request, door, route).await?;
-    let facts = guest.as_ref().map(|guest| (&guest.user, &guest.session));
-    match route.policy.judge(facts, door.app.now_ms()) {
+    let caller = match bearer::caller(request, door, route).await {
+        Ok(caller) => caller,
+        Err(refused) => return Ok(refused),
+    };
+    let guest = caller.guest();
+    match route.policy.judge(guest.map(|guest| (&guest.user, &guest.session)), door.app.now_ms()) {
         Verdict::Pass => {}
-        Verdict::SignIn | Verdict::StepUp => return to_login(request, door, route, guest.is_some()),
+        Verdict::SignIn | Verdict::StepUp => return to_login(request, door, route, &caller),
+        Verdict::Forbid if caller.bearer().is_some() => return Ok(bearer::forbidden()),
         Verdict::Forbid => return Err(Refused(Error::NotAllowed)),
     }
-    check_origin(request, door, guest.is_some(), &wish).await?;
-    if let Some(guest) = &guest {
-        session::note_activity(&door.app, &guest.session).await;
-    }
+    check_origin(request, door, caller.came_by_cookie(), &wish).await?;
+    caller.note_activity(door).await;
     // A route without an upstream serves forward-auth alone.
     let upstream = route.upstream.as_deref().and_then(|id| setup.upstreams.find(id)).ok_or(Error::NoRoute)?;
     if upstream.is_demo() {
-        return Ok(demo_page(door, canonical.path(), guest.as_ref()));
+        return Ok(demo_page(door, canonical.path(), guest));
     }
-    let way = through::Way { request, door, route, upstream, canonical: &canonical, guest: guest.as_ref() };
+    let way = through::Way {
+        request,
+        door,
+        route,
+        upstream,
+        canonical: &canonical,
+        guest,
+        bearer: caller.bearer(),
+    };
     match through::pass(&way, payload, wish).await {
         // The session lives, and what the app needs of it does not.
-        Err(Refused(Error::NotSignedIn)) => to_login(request, door, route, guest.is_some()),
+        Err(Refused(Error::NotSignedIn)) => to_login(request, door, route, &caller),
         answered => answered,
     }
 }
 
 /// The guest of the session cookie, by the lean reader. On a public route an unreadable session is simply nobody.
-async fn guest(request: &HttpRequest, door: &Door, route: &Route) -> Result<Option<Guest>, Refused> {
+pub async fn guest(request: &HttpRequest, door: &Door, route: &Route) -> Result<Option<Guest>, Refused> {
     let key = match door.cookies.session(request.headers()) {
         SessionCookie::Absent => None,
         SessionCookie::One(value) => door.cookies.verify(value, &door.mac),
@@ -110,7 +121,11 @@ fn may_redirect(request: &HttpRequest) -> bool {
         && !is_socket
 }
 
-fn to_login(request: &HttpRequest, door: &Door, route: &Route, signed_in: bool) -> Answer {
+fn to_login(request: &HttpRequest, door: &Door, route: &Route, caller: &Caller) -> Answer {
+    if caller.bearer().is_some() {
+        return Ok(bearer::step_up(&route.policy));
+    }
+    let signed_in = caller.guest().is_some();
     if !may_redirect(request) {
         return Err(Refused(Error::NotSignedIn));
     }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::app::App;
 use crate::domain::Session;
 use crate::events::live::Event;
+use crate::flows::bearer::{self, Bearer};
 use crate::flows::session::{self, Guest};
 use crate::proxy::forward::Curfew;
 
@@ -18,6 +19,32 @@ const BLIND_TICKS_MAX: u32 = 3;
 pub fn of(app: &Arc<App>, guest: &Guest) -> Curfew {
     let (app, session, user_id) = (Arc::clone(app), guest.session.clone(), guest.user.id.clone());
     Box::pin(async move { until_over(&app, session, &user_id).await })
+}
+
+/// Ends when a token without a session of ours does: at its own end, or when its user may not be here any more.
+pub fn of_token(app: &Arc<App>, bearer: &Bearer) -> Curfew {
+    let (app, bearer) = (Arc::clone(app), bearer.clone());
+    Box::pin(async move { until_token_is_over(&app, &bearer).await })
+}
+
+async fn until_token_is_over(app: &App, bearer: &Bearer) {
+    let guest = &bearer.guest;
+    let Some(mut listening) = app.live.attend(&guest.session.id, &guest.user.id) else { return };
+    let mut tick = tokio::time::interval(TICK);
+    let mut blind = 0;
+    loop {
+        // A provider's logout of a session that is not ours is told to nobody: only a look shows it.
+        match bearer::still_open(app, bearer).await {
+            Ok(true) => blind = 0,
+            Ok(false) => return,
+            Err(_) if blind >= BLIND_TICKS_MAX => return,
+            Err(_) => blind += 1,
+        }
+        tokio::select! {
+            event = listening.next() => if matches!(event, Event::Closed | Event::SessionEnded) { return },
+            _ = tick.tick() => {}
+        }
+    }
 }
 
 async fn until_over(app: &App, mut session: Session, user_id: &str) {

@@ -14,6 +14,7 @@ use super::behind::Answer;
 use super::problem::Refused;
 use super::{Door, curfew};
 use crate::error::Error;
+use crate::flows::bearer::Bearer;
 use crate::flows::session::Guest;
 use crate::flows::{assertion, refresh};
 use crate::proxy::canonical::CanonicalRequest;
@@ -33,6 +34,8 @@ pub struct Way<'a> {
     pub upstream: &'a Upstream,
     pub canonical: &'a CanonicalRequest<'a>,
     pub guest: Option<&'a Guest>,
+    /// Where the guest came by a token of their own.
+    pub bearer: Option<&'a Bearer>,
 }
 
 /// Marks an answer as the app's: its headers are its own business.
@@ -91,6 +94,10 @@ impl Attached {
         let mut attached = Self { identity, ..Self::default() };
         for attach in &way.route.attach {
             match attach {
+                // Who brought a token has it passed on, and no other.
+                Attach::AccessToken if way.bearer.is_some() => {
+                    attached.access_token = way.bearer.map(|bearer| bearer.token().clone());
+                }
                 Attach::AccessToken => {
                     attached.access_token = match refresh::access_token(&way.door.app, &guest.session).await {
                         // Whoever may come without a session may come without its token.
@@ -182,9 +189,12 @@ fn from_app(way: &Way<'_>, status: StatusCode, headers: HeaderMap, body: BoxBody
     response
 }
 
-/// Ends what stays open when the guest's session does.
+/// Ends what stays open when the guest's session does, or a token that has none.
 fn curfew(way: &Way<'_>) -> Option<Curfew> {
-    Some(curfew::of(&way.door.app, way.guest?))
+    match way.bearer.filter(|bearer| !bearer.is_tied) {
+        Some(bearer) => Some(curfew::of_token(&way.door.app, bearer)),
+        None => Some(curfew::of(&way.door.app, way.guest?)),
+    }
 }
 
 async fn open_socket(way: &Way<'_>, onward: &Onward<'_>, payload: Payload, accept: &str) -> Answer {

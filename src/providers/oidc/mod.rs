@@ -2,11 +2,13 @@
 //!
 //! The only room that knows the openidconnect crate. Foreign bytes pass `strict` before anything else reads them.
 
+pub mod access_token;
 mod authorize;
 pub(super) mod back_channel;
 pub(super) mod claims;
 mod discovery;
 mod id_token;
+mod introspection;
 pub mod jws;
 pub mod keys;
 mod logout_token;
@@ -24,6 +26,7 @@ use url::Url;
 
 use self::discovery::{Discovery, Expectation, Metadata};
 use self::id_token::{Expected, Occasion, Verified};
+use self::introspection::Introspections;
 use self::jws::Jws;
 use self::keys::{Asker, Keys, Source};
 use self::token_call::{Call, ClientProof, Form};
@@ -56,6 +59,7 @@ pub struct Oidc {
     random: Arc<dyn Random>,
     memory: Arc<Memory>,
     proof: ClientProof,
+    introspections: Introspections,
 }
 
 impl Oidc {
@@ -84,7 +88,7 @@ impl Oidc {
         };
         let http = Arc::new(Http::new(&issuer_host, &trust, line)?);
         let proof = ClientProof::new(&config)?;
-        Ok(Self { config, http, clock, random, memory, proof })
+        Ok(Self { config, http, clock, random, memory, proof, introspections: Introspections::new() })
     }
 
     async fn metadata(&self) -> Result<Arc<Metadata>, ProviderError> {

@@ -23,7 +23,7 @@ mod load;
 mod logging;
 mod logout;
 mod logout_races;
-mod logout_tokens;
+pub mod logout_tokens;
 mod loops;
 mod mix_up;
 mod outgoing;

@@ -93,11 +93,12 @@ async fn find(
     let text = token.expose_secret();
     let brought = Brought::read(text).map_err(refusal)?;
     let mut candidates = setup.providers().iter().filter(|provider| provider.may_have_issued(&brought));
-    let Some(mut provider) = candidates.next() else { return Err(Error::InvalidToken("access_token_iss")) };
+    let unclaimed = if brought.is_opaque() { "token_malformed" } else { "access_token_iss" };
+    let mut provider = candidates.next().ok_or(Error::InvalidToken(unclaimed))?;
     let others: Vec<_> = candidates.collect();
     // To ask several providers about an opaque token would show each of them the others' tokens.
     if brought.is_opaque() && !others.is_empty() {
-        return Err(Error::InvalidToken("token_malformed"));
+        return Err(Error::InvalidToken(unclaimed));
     }
     let mut rest = others.into_iter();
     let access = loop {
@@ -257,11 +258,11 @@ async fn create(app: &App, access: &AccessToken, visitor: &Visitor) -> Result<Us
     if user.admit().is_err() { Err(Error::TokenRevoked) } else { Ok(user) }
 }
 
-/// A token without a session of ours is a session by itself. Where it is newer than what is stored of the user, its word on roles counts;
+/// A token without a session of ours is a session by itself. Unless what is stored of the user is newer, its word on roles counts;
 /// an access token says too little of a person to be written down.
 fn own_guest(text: &str, access: &AccessToken, mut user: User, now_ms: i64) -> Guest {
     let change = &access.change;
-    if change.observed_at_ms > user.synced_at_ms {
+    if change.observed_at_ms >= user.synced_at_ms {
         if access.says_roles {
             user.roles.clone_from(&change.roles);
         }

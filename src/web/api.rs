@@ -4,7 +4,7 @@ use actix_session::Session as Cookie;
 use actix_web::{HttpRequest, HttpResponse, web};
 use serde_json::{Value, json};
 
-use super::bearer;
+use super::bearer::{self, Caller};
 use super::problem::Refused;
 use super::session::SignedIn;
 use super::{Door, views, visitor, wire};
@@ -18,20 +18,21 @@ type Answer = Result<HttpResponse, Refused>;
 /// `GET /auth/me`: an allow-list of facts, never a token. A token without a session of ours has none to show.
 pub async fn me(request: HttpRequest, door: web::Data<Door>, by_cookie: Result<SignedIn, Refused>) -> Answer {
     let setup = door.app.setup();
-    let guest = match bearer::by_token(&request, &door).await {
+    let caller = match bearer::by_token(&request, &door).await {
         Err(refused) => return Ok(refused),
-        Ok(Some(bearer)) if !bearer.is_tied => {
-            return Ok(HttpResponse::Ok().json(json!({
-                "user": wire::user(&bearer.guest.user), "session": null, "claims": {},
-            })));
-        }
-        Ok(Some(bearer)) => bearer.guest,
-        Ok(None) => by_cookie?.0,
+        Ok(Some(bearer)) => Caller::Bearer(Box::new(bearer)),
+        Ok(None) => Caller::Guest(Box::new(by_cookie?.0)),
     };
-    if setup.config.session.me_keeps_alive {
-        session::note_activity(&door.app, &guest.session).await;
+    let guest = caller.guest().ok_or(Error::NotSignedIn)?;
+    if caller.bearer().is_some_and(|bearer| !bearer.is_tied) {
+        return Ok(HttpResponse::Ok().json(json!({
+            "user": wire::user(&guest.user), "session": null, "claims": {},
+        })));
     }
-    let claims = session::exposed_claims(&door.app, &guest, &visitor(&request)).await?;
+    if setup.config.session.me_keeps_alive {
+        caller.note_activity(&door).await;
+    }
+    let claims = session::exposed_claims(&door.app, guest, &visitor(&request)).await?;
     Ok(HttpResponse::Ok().json(json!({
         "user": wire::user(&guest.user),
         "session": wire::session(&guest.session, setup.config.session.idle_ms),

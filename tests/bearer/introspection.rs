@@ -103,6 +103,8 @@ async fn px_11_a_provider_that_cannot_be_asked_lets_nobody_in_and_is_asked_again
         ("twice active", Answer::text(200, "application/json", "{\"active\":false,\"active\":true}"), 503),
         ("elsewhere", Answer::Redirect(302, stage.op.url("/evil")), 503),
         ("a bad client", Answer::error(401, "invalid_client"), 502),
+        ("a bad client in other words", Answer::error(400, "invalid_client"), 502),
+        ("a token that it will not look at", Answer::error(400, "unsupported_token_type"), 401),
         (
             "huge",
             Answer::text(

@@ -119,6 +119,7 @@ async fn a_programs_use_keeps_its_own_session_alive_and_no_browsers() {
     for _ in 0..4 {
         stage.house.clock.advance(Duration::from_secs(40));
         stage.accepted("a program in the browser's session", &token, "alice").await;
+        assert_eq!(stage.bring("GET /auth/me", &token).await.status, 200);
     }
     assert_eq!(browser.get_json("/auth/me").await.status, 401, "the browser was left alone");
 }

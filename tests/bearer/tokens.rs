@@ -144,7 +144,7 @@ async fn tk_10_no_other_kind_of_token_is_an_access_token() {
     signed_in(&stage.house).await;
     let tokens = held(&stage.house, &only_session(&stage.house).await).await;
     stage.refused("an ID token", &plain(tokens.id.as_ref()), "access_token_type").await;
-    stage.refused("a refresh token", &plain(tokens.refresh.as_ref()), "access_token_iss").await;
+    stage.refused("a refresh token", &plain(tokens.refresh.as_ref()), "token_malformed").await;
     stage
         .refused("a logout token", &stage.op.logout_token(Some("alice"), None, |_| {}), "access_token_type")
         .await;

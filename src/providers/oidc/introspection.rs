@@ -146,6 +146,13 @@ impl Oidc {
             200 if answer.body.len() <= ANSWER_MAX => {
                 read_object(&answer, "introspection").map_err(ProviderError::into_outage)
             }
+            // Our part is the same in every call: what it does not like is the token. Some refuse to look at a JWT at all.
+            400 => match read_object(&answer, "introspection") {
+                Err(ProviderError::Misconfigured(error)) if error.ends_with("_client") => {
+                    Err(ProviderError::Misconfigured(error))
+                }
+                _ => Ok(Map::new()),
+            },
             401 | 403 => Err(ProviderError::Misconfigured("invalid_client at introspection".to_owned())),
             status => Err(ProviderError::Unavailable(format!("introspection answered {status}"))),
         }

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::stage::{Stage, set};
 use crate::house::op::mint::{self, flip_bit};
-use crate::house::op::{Alg, PublicForm, SigningKey};
+use crate::house::op::{Alg, PublicForm, Script, SigningKey};
 use crate::house::servers::http;
 use crate::refresh::{held, only_session, plain};
 use crate::security::signed_in;
@@ -220,10 +220,10 @@ async fn tk_16_a_new_key_counts_at_the_first_try_and_a_removed_one_no_more() {
     let stage = Stage::jwt().await;
     let old = stage.token(|_| {});
     stage.accepted("the first key", &old, "bob").await;
-    stage.op.script(super::super::house::op::Script::rotate_key);
+    stage.op.script(Script::rotate_key);
     stage.accepted("the new key", &stage.token(|_| {}), "bob").await;
     stage.accepted("the old key beside it", &old, "bob").await;
-    stage.op.script(super::super::house::op::Script::forget_old_keys);
+    stage.op.script(Script::forget_old_keys);
     stage.house.clock.advance(Duration::from_mins(61));
     let old_key = stage.minted(|_| {});
     let forgotten = SigningKey::stranger(Alg::Rs256);
@@ -245,7 +245,7 @@ async fn tk_17_made_up_keys_cost_one_fetch_a_minute_and_none_that_a_login_needs(
         assert_eq!(stage.bring("GET /in/x", &token).await.status, 401);
     }
     assert!(stage.op.count("/jwks") <= before + 1, "{} fetches", stage.op.count("/jwks") - before);
-    stage.op.script(super::super::house::op::Script::rotate_key);
+    stage.op.script(Script::rotate_key);
     signed_in(&stage.house).await;
     stage.accepted("the key that the login brought", &stage.token(|_| {}), "bob").await;
 }

@@ -235,7 +235,7 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    fn object(value: Value) -> Map<String, Value> {
+    fn object(value: &Value) -> Map<String, Value> {
         value.as_object().cloned().unwrap()
     }
 
@@ -265,7 +265,7 @@ mod tests {
             (ProviderKind::Keycloak, Some("jwt"), json!({"typ": "Offline"}), false),
             (ProviderKind::Keycloak, Some("logout+jwt"), json!({"typ": "Bearer"}), false),
         ] {
-            let found = check_type(typ, &object(claims.clone()), kind).is_ok();
+            let found = check_type(typ, &object(&claims), kind).is_ok();
             assert_eq!(found, is_one, "{kind:?} {typ:?} {claims}");
         }
     }

@@ -48,6 +48,8 @@ pub struct App {
     pub renewals: SingleFlight,
     /// Refused logout tokens by address.
     pub bad_logout_tokens: Tally,
+    /// Bearer tokens by address that a provider was asked about for nothing.
+    pub bad_bearer_tokens: Tally,
     /// The tabs that listen right now.
     pub live: Live,
 }
@@ -160,6 +162,7 @@ impl App {
             activity: Activity::default(),
             renewals: SingleFlight::default(),
             bad_logout_tokens: Tally::default(),
+            bad_bearer_tokens: Tally::default(),
             live: Live::default(),
         }
     }

@@ -3,6 +3,7 @@
 
 mod admin;
 mod architecture;
+mod bearer;
 mod browser_selftest;
 mod cache;
 mod channel;

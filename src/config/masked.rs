@@ -190,6 +190,7 @@ fn mask_provider(page: &mut Page, provider: &Provider) {
     page.plain("session_follows_token", provider.session_follows_token);
     page.text("bearer", word(&BEARER, &provider.bearer));
     page.list("api_audiences", &provider.api_audiences);
+    page.text("introspection_cache", duration_text(provider.introspection_cache_ms));
     page.list("required_claims", &provider.required_claims);
     page.list("default_roles", &provider.default_roles);
     page.text("id_prefix", &provider.id_prefix);

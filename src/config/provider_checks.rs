@@ -11,10 +11,7 @@ use super::{
 /// Settings that are fine alone and senseless together (security.md SC-04).
 pub(super) fn contradictions(section: &Reader<'_>, provider: &Provider) {
     let oidc = provider.kind == ProviderKind::Oidc;
-    if provider.bearer == Bearer::Jwt
-        && provider.kind != ProviderKind::Keycloak
-        && provider.api_audiences.is_empty()
-    {
+    if provider.bearer == Bearer::Jwt && provider.api_audiences.is_empty() && !provider.may_lack_audiences() {
         let advice = "list the audience that the provider puts into access tokens for this app";
         section.fault("api_audiences", "is empty although bearer is \"jwt\"", advice);
     }

@@ -10,6 +10,7 @@ pub mod again;
 pub mod api_keys;
 pub mod assertion;
 pub mod audit;
+pub mod bearer;
 pub mod check;
 pub mod guesses;
 pub mod lease;

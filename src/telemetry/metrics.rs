@@ -98,6 +98,7 @@ struct Inner {
     login_starts: Series<2, Counter>,
     callbacks: Series<2, Counter>,
     logouts: Series<2, Counter>,
+    bearers: Series<2, Counter>,
     sessions_ended: Series<1, Counter>,
     password_logins: Series<2, Counter>,
     rate_limited: Series<1, Counter>,
@@ -163,6 +164,7 @@ impl Metrics {
         let inner = Inner {
             login_starts: counters(r, "login_starts", "Logins begun, by provider and outcome"),
             callbacks: counters(r, "login_callbacks", "Returns from a provider, by provider and outcome"),
+            bearers: counters(r, "bearer_tokens", "Bearer tokens judged, by provider and outcome"),
             logouts: counters(r, "logouts", "Logouts, by kind and outcome"),
             sessions_ended: counters(r, "sessions_ended", "Sessions ended, by reason"),
             password_logins: counters(r, "password_logins", "Logins by password, by provider and outcome"),
@@ -246,6 +248,11 @@ impl Metrics {
     /// `outcome` is `ok` or `Error::reason`.
     pub fn callback(&self, provider: &str, outcome: &str) {
         self.0.callbacks.count([("provider", self.provider(provider)), ("outcome", word(outcome))], 1);
+    }
+
+    /// `outcome` is `ok` or `Error::reason`.
+    pub fn bearer(&self, provider: &str, outcome: &str) {
+        self.0.bearers.count([("provider", self.provider(provider)), ("outcome", word(outcome))], 1);
     }
 
     /// `kind` is `browser`, `api`, `backchannel`, `frontchannel`, `admin`.

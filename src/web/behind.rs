@@ -6,6 +6,7 @@ use actix_web::dev::Payload;
 use actix_web::http::Method;
 use actix_web::{HttpRequest, HttpResponse, ResponseError as _, web};
 
+use super::bearer::{self, Caller};
 use super::cookies::{self, SessionCookie};
 use super::login::see_other;
 use super::outer::wants_page;
@@ -15,7 +16,6 @@ use crate::app::Setup;
 use crate::domain::Principal;
 use crate::domain::policy::Verdict;
 use crate::error::Error;
-use crate::flows::activity;
 use crate::flows::audit::{self, Refusal};
 use crate::flows::recognise::{Known, recognise};
 use crate::proxy::canonical::{CanonicalRequest, Odd};
@@ -56,32 +56,35 @@ async fn decide(request: &HttpRequest, payload: Payload, door: &web::Data<Door>,
     if wish == Wish::Malformed {
         return Err(Refused(Error::InvalidRequest("The WebSocket handshake is malformed.")));
     }
-    let known = known(request, door, route).await?;
-    let who = known.as_ref().map(|known| &known.principal);
+    let caller = match bearer::caller(request, door, route).await {
+        Ok(caller) => caller,
+        Err(refused) => return Ok(refused),
+    };
+    let who = caller.who();
     match route.policy.judge(who, door.app.now_ms()) {
         Verdict::Pass => {}
-        Verdict::SignIn | Verdict::StepUp => return to_login(request, door, route, who.is_some()),
+        Verdict::SignIn | Verdict::StepUp => return to_login(request, door, route, &caller),
+        Verdict::Forbid if caller.bearer().is_some() => return Ok(bearer::forbidden()),
         Verdict::Forbid => return Err(Refused(Error::NotAllowed)),
     }
-    check_origin(request, door, who.is_some(), &wish).await?;
-    if let Some(known) = &known {
-        activity::note_known(&door.app, known);
-    }
+    check_origin(request, door, caller.came_by_cookie(), &wish).await?;
+    caller.note_activity(door);
     // A route without an upstream serves forward-auth alone.
     let upstream = route.upstream.as_deref().and_then(|id| setup.upstreams.find(id)).ok_or(Error::NoRoute)?;
     if upstream.is_demo() {
         return Ok(demo_page(door, canonical.path(), who));
     }
-    let way = through::Way { request, door, route, upstream, canonical: &canonical, who };
+    let bearer = caller.bearer();
+    let way = through::Way { request, door, route, upstream, canonical: &canonical, who, bearer };
     match through::pass(&way, payload, wish).await {
         // The session lives, and what the app needs of it does not.
-        Err(Refused(Error::NotSignedIn)) => to_login(request, door, route, who.is_some()),
+        Err(Refused(Error::NotSignedIn)) => to_login(request, door, route, &caller),
         answered => answered,
     }
 }
 
 /// Whose the session cookie is, by the lean reader. On a public route an unreadable session is simply nobody.
-async fn known(request: &HttpRequest, door: &Door, route: &Route) -> Result<Option<Arc<Known>>, Refused> {
+pub async fn known(request: &HttpRequest, door: &Door, route: &Route) -> Result<Option<Arc<Known>>, Refused> {
     let key = match door.cookies.session(request.headers()) {
         SessionCookie::Absent => None,
         SessionCookie::One(value) => cookies::verify(value, &door.mac),
@@ -114,14 +117,17 @@ fn may_redirect(request: &HttpRequest) -> bool {
         && !is_socket
 }
 
-fn to_login(request: &HttpRequest, door: &Door, route: &Route, signed_in: bool) -> Answer {
+fn to_login(request: &HttpRequest, door: &Door, route: &Route, caller: &Caller) -> Answer {
+    if caller.bearer().is_some() {
+        return Ok(bearer::step_up(&route.policy));
+    }
     if !may_redirect(request) {
         return Err(Refused(Error::NotSignedIn));
     }
     let target = request.uri().path_and_query().map_or("/", |target| target.as_str());
     let mut query = url::form_urlencoded::Serializer::new(String::new());
     query.append_pair("return_to", target);
-    if signed_in {
+    if caller.who().is_some() {
         if let Some(acr) = &route.policy.acr {
             query.append_pair("acr_values", acr);
         }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::app::App;
 use crate::domain::{Fact, Principal, Session};
 use crate::events::live::Event;
+use crate::flows::bearer::{self, Bearer};
 use crate::flows::session;
 use crate::proxy::forward::{Curfew, Over};
 
@@ -30,6 +31,36 @@ pub fn of_nobody(app: &Arc<App>) -> Curfew {
         while listening.next().await != Event::Closed {}
         Over::House
     })
+}
+
+/// Ends when a token without a session of ours does: at its own end, or when its user may not be here any more.
+pub fn of_token(app: &Arc<App>, bearer: &Bearer) -> Curfew {
+    let (app, bearer) = (Arc::clone(app), bearer.clone());
+    Box::pin(async move { until_token_is_over(&app, &bearer).await })
+}
+
+async fn until_token_is_over(app: &App, bearer: &Bearer) -> Over {
+    let guest = &bearer.guest;
+    let Some(mut listening) = app.live.attend(&guest.session.id, &guest.user.id) else { return Over::House };
+    let mut tick = tokio::time::interval(TICK);
+    let mut blind = 0;
+    loop {
+        // A provider's logout of a session that is not ours is told to nobody: only a look shows it.
+        match bearer::still_open(app, bearer).await {
+            Ok(true) => blind = 0,
+            Ok(false) => return Over::Session,
+            Err(_) if blind >= BLIND_TICKS_MAX => return Over::Session,
+            Err(_) => blind += 1,
+        }
+        tokio::select! {
+            event = listening.next() => match event {
+                Event::Closed => return Over::House,
+                Event::SessionEnded => return Over::Session,
+                Event::UserUpdated | Event::LookAgain => {}
+            },
+            _ = tick.tick() => {}
+        }
+    }
 }
 
 async fn until_over(app: &App, session_id: &str, user_id: &str) -> Over {

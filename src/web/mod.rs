@@ -12,6 +12,7 @@ mod address;
 mod admin;
 mod api;
 mod backchannel;
+mod bearer;
 mod behind;
 pub mod cookies;
 mod cors;

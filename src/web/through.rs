@@ -15,6 +15,7 @@ use super::problem::Refused;
 use super::{Door, curfew};
 use crate::domain::{Fact, Principal};
 use crate::error::Error;
+use crate::flows::bearer::Bearer;
 use crate::flows::{assertion, refresh};
 use crate::proxy::canonical::CanonicalRequest;
 use crate::proxy::forward::{self, Announced, Body, Curfew, Reply};
@@ -33,6 +34,8 @@ pub struct Way<'a> {
     pub upstream: &'a Upstream,
     pub canonical: &'a CanonicalRequest<'a>,
     pub who: Option<&'a Principal>,
+    /// Where they came by a token of their own.
+    pub bearer: Option<&'a Bearer>,
 }
 
 /// Marks an answer as the app's: its headers are its own business.
@@ -91,6 +94,10 @@ impl<'a> Attached<'a> {
         let mut attached = Self { identity, ..Self::default() };
         for attach in &way.route.attach {
             match attach {
+                // Who brought a token has it passed on, and no other.
+                Attach::AccessToken if way.bearer.is_some() => {
+                    attached.access_token = way.bearer.map(|bearer| bearer.token().clone());
+                }
                 Attach::AccessToken => {
                     let session_id = who.plain(Fact::Session);
                     attached.access_token = match refresh::access_token(&way.door.app, &session_id).await {
@@ -185,11 +192,12 @@ fn from_app(way: &Way<'_>, status: StatusCode, headers: HeaderMap, body: BoxBody
     response
 }
 
-/// Ends what stays open when the guest's session does, and nobody's when the house closes.
+/// Ends what stays open when the session does, or a token that has none; and nobody's when the house closes.
 fn curfew(way: &Way<'_>) -> Curfew {
-    match way.who {
-        Some(who) => curfew::of(&way.door.app, who),
-        None => curfew::of_nobody(&way.door.app),
+    match (way.bearer.filter(|bearer| !bearer.is_tied), way.who) {
+        (Some(bearer), _) => curfew::of_token(&way.door.app, bearer),
+        (None, Some(who)) => curfew::of(&way.door.app, who),
+        (None, None) => curfew::of_nobody(&way.door.app),
     }
 }
 

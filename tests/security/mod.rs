@@ -25,7 +25,7 @@ mod load;
 mod logging;
 mod logout;
 mod logout_races;
-mod logout_tokens;
+pub mod logout_tokens;
 mod loops;
 mod many_people;
 mod mix_up;

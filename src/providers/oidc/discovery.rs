@@ -35,6 +35,7 @@ pub struct Metadata {
     /// The same place, for calls from us instead of browsers.
     pub end_session_back_end: Option<Url>,
     pub revocation_endpoint: Option<Url>,
+    pub introspection_endpoint: Option<Url>,
     pub pushed_authorization_request_endpoint: Option<Url>,
     pub requires_pushed_requests: bool,
     /// RFC 9207: whether each authorization response carries `iss`.
@@ -94,6 +95,7 @@ impl Metadata {
             end_session_endpoint: public("end_session_endpoint")?,
             end_session_back_end: internal("end_session_endpoint")?,
             revocation_endpoint: internal("revocation_endpoint")?,
+            introspection_endpoint: internal("introspection_endpoint")?,
             pushed_authorization_request_endpoint: internal("pushed_authorization_request_endpoint")?,
             requires_pushed_requests: flag("require_pushed_authorization_requests"),
             announces_iss: flag("authorization_response_iss_parameter_supported"),

@@ -2,11 +2,13 @@
 //!
 //! The only room that knows the openidconnect crate. Foreign bytes pass `strict` before anything else reads them.
 
+pub mod access_token;
 mod authorize;
 pub(super) mod back_channel;
 pub(super) mod claims;
 mod discovery;
 mod id_token;
+mod introspection;
 pub mod jws;
 pub mod keys;
 mod logout_token;
@@ -25,6 +27,7 @@ use url::Url;
 
 use self::discovery::{Discovery, Expectation, Metadata};
 use self::id_token::{Expected, Occasion, Verified};
+use self::introspection::Introspections;
 use self::jws::Jws;
 use self::keys::{Asker, Keys, Source};
 use self::token_call::{Call, ClientProof, Form};
@@ -58,6 +61,7 @@ pub struct Oidc {
     random: Arc<dyn Random>,
     memory: Arc<Memory>,
     proof: ClientProof,
+    introspections: Introspections,
 }
 
 fn tls(config: &config::Provider) -> Result<ClientConfig, String> {
@@ -92,7 +96,7 @@ impl Oidc {
         };
         let http = Arc::new(Http::new(&issuer_host, tls(&config)?, line)?);
         let proof = ClientProof::new(&config)?;
-        Ok(Self { config, http, clock, random, memory, proof })
+        Ok(Self { config, http, clock, random, memory, proof, introspections: Introspections::new() })
     }
 
     async fn metadata(&self) -> Result<Arc<Metadata>, ProviderError> {

@@ -2,6 +2,7 @@
 
 use actix_web::dev::Payload;
 use actix_web::http::Method;
+use actix_web::http::header::HeaderMap;
 use actix_web::{HttpRequest, HttpResponse, ResponseError as _, web};
 
 use super::cookies::SessionCookie;
@@ -59,7 +60,9 @@ async fn decide(request: &HttpRequest, payload: Payload, door: &web::Data<Door>,
         Verdict::SignIn | Verdict::StepUp => return to_login(request, door, route, guest.is_some()),
         Verdict::Forbid => return Err(Refused(Error::NotAllowed)),
     }
-    check_origin(request, door, guest.is_some(), &wish).await?;
+    if needs_proof(request.method(), guest.is_some(), wish != Wish::Http) {
+        check_origin(request, door, guest.is_some()).await?;
+    }
     if let Some(guest) = &guest {
         session::note_activity(&door.app, &guest.session).await;
     }
@@ -77,7 +80,7 @@ async fn decide(request: &HttpRequest, payload: Payload, door: &web::Data<Door>,
 }
 
 /// The guest of the session cookie, by the lean reader. On a public route an unreadable session is simply nobody.
-async fn guest(request: &HttpRequest, door: &Door, route: &Route) -> Result<Option<Guest>, Refused> {
+pub async fn guest(request: &HttpRequest, door: &Door, route: &Route) -> Result<Option<Guest>, Refused> {
     let key = match door.cookies.session(request.headers()) {
         SessionCookie::Absent => None,
         SessionCookie::One(value) => door.cookies.verify(value, &door.mac),
@@ -101,20 +104,22 @@ pub async fn doubled(request: &HttpRequest, door: &Door) {
 
 /// Only a person's navigation of a whole tab is sent to a login page, and only by a method that may be repeated as GET: a provider's page
 /// shows itself in no frame, and answers no WebSocket.
-fn may_redirect(request: &HttpRequest) -> bool {
-    let is_socket = request.headers().contains_key("sec-websocket-key");
-    let framed = request.headers().get("sec-fetch-dest").is_some_and(|dest| dest != "document");
-    matches!(*request.method(), Method::GET | Method::HEAD)
-        && wants_page(request.method(), request.headers())
-        && !framed
-        && !is_socket
+pub fn may_redirect(method: &Method, headers: &HeaderMap) -> bool {
+    let is_socket = headers.contains_key("sec-websocket-key");
+    let framed = headers.get("sec-fetch-dest").is_some_and(|dest| dest != "document");
+    matches!(*method, Method::GET | Method::HEAD) && wants_page(method, headers) && !framed && !is_socket
 }
 
 fn to_login(request: &HttpRequest, door: &Door, route: &Route, signed_in: bool) -> Answer {
-    if !may_redirect(request) {
+    if !may_redirect(request.method(), request.headers()) {
         return Err(Refused(Error::NotSignedIn));
     }
     let target = request.uri().path_and_query().map_or("/", |target| target.as_str());
+    Ok(see_other(&login_address(door, route, target, signed_in)).finish())
+}
+
+/// The path of the login that leads back to this target, and asks for what the route asks of a guest who is signed in already.
+pub fn login_address(door: &Door, route: &Route, target: &str, signed_in: bool) -> String {
     let mut query = url::form_urlencoded::Serializer::new(String::new());
     query.append_pair("return_to", target);
     if signed_in {
@@ -125,21 +130,17 @@ fn to_login(request: &HttpRequest, door: &Door, route: &Route, signed_in: bool) 
             query.append_pair("max_age", &(max_age_ms / 1000).to_string());
         }
     }
-    Ok(see_other(&format!("{}/login?{}", door.auth_prefix, query.finish())).finish())
+    format!("{}/login?{}", door.auth_prefix, query.finish())
 }
 
 /// A door lends its cookie to every app behind it, so the app's own unsafe requests need the same proof as ours. A WebSocket can be opened from any
 /// page, and is read by it: it needs the proof although it is a GET (security.md HT-07).
-async fn check_origin(
-    request: &HttpRequest,
-    door: &Door,
-    has_session: bool,
-    wish: &Wish,
-) -> Result<(), Refused> {
-    let is_socket = *wish != Wish::Http;
-    if !is_socket && (csrf::is_safe(request.method()) || !has_session) {
-        return Ok(());
-    }
+pub fn needs_proof(method: &Method, has_session: bool, is_socket: bool) -> bool {
+    is_socket || (has_session && !csrf::is_safe(method))
+}
+
+/// Refuses what another site's page sent.
+pub async fn check_origin(request: &HttpRequest, door: &Door, has_session: bool) -> Result<(), Refused> {
     let setup = door.app.setup();
     let proof = if has_session { csrf::Proof::Cookie } else { csrf::Proof::None };
     let config = &setup.config;

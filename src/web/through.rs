@@ -43,7 +43,7 @@ pub struct FromApp;
 /// # Errors
 /// What keeps it from the app, or the app from answering.
 pub async fn pass(way: &Way<'_>, payload: Payload, wish: Wish) -> Answer {
-    let attached = Attached::of(way).await?;
+    let attached = Attached::of(way.door, way.route, way.guest).await?;
     let traceparent = telemetry::current_traceparent();
     let visitor = super::visitor(way.request);
     let onward = Onward {
@@ -71,16 +71,20 @@ pub async fn pass(way: &Way<'_>, payload: Payload, wish: Wish) -> Answer {
 
 /// What our word about the guest is made of.
 #[derive(Default)]
-struct Attached {
+pub struct Attached {
     identity: Vec<(&'static str, String)>,
     access_token: Option<SecretString>,
     assertion: Option<Arc<str>>,
 }
 
 impl Attached {
-    async fn of(way: &Way<'_>) -> Result<Self, Refused> {
+    /// Everything that a route attaches for this guest.
+    ///
+    /// # Errors
+    /// What cannot be attached, and more than an app's server takes.
+    pub async fn of(door: &Door, route: &Route, guest: Option<&Guest>) -> Result<Self, Refused> {
         use crate::config::Attach;
-        let Some(guest) = way.guest else { return Ok(Self::default()) };
+        let Some(guest) = guest else { return Ok(Self::default()) };
         let identity = identity::headers(&guest.user);
         let size: usize = identity.iter().map(|(name, value)| name.len() + value.len() + 4).sum();
         // A list that was cut would mean something else (security.md PX-16).
@@ -89,22 +93,32 @@ impl Attached {
             return Err(Refused(Error::NotAllowed));
         }
         let mut attached = Self { identity, ..Self::default() };
-        for attach in &way.route.attach {
+        for attach in &route.attach {
             match attach {
                 Attach::AccessToken => {
-                    attached.access_token = match refresh::access_token(&way.door.app, &guest.session).await {
+                    attached.access_token = match refresh::access_token(&door.app, &guest.session).await {
                         // Whoever may come without a session may come without its token.
-                        Err(_) if way.route.policy.public => None,
+                        Err(_) if route.policy.public => None,
                         token => Some(token?),
                     };
                 }
                 Attach::Assertion => {
-                    attached.assertion =
-                        Some(assertion::write(&way.door.app, guest, &way.upstream.id).await?);
+                    // Without a name of the app there is nobody whom the assertion could be for.
+                    let upstream = route.upstream.as_deref().ok_or(Error::NoRoute)?;
+                    attached.assertion = Some(assertion::write(&door.app, guest, upstream).await?);
                 }
             }
         }
         Ok(attached)
+    }
+
+    /// The same as fields of a head, with lower-case names.
+    pub fn fields(self) -> impl Iterator<Item = (&'static str, String)> {
+        let token = self.access_token.map(|token| format!("Bearer {}", token.expose_secret()));
+        let assertion = self.assertion.map(|assertion| assertion.to_string());
+        let token = token.map(|token| ("authorization", token));
+        let assertion = assertion.map(|assertion| ("x-auth-assertion", assertion));
+        self.identity.into_iter().chain(token).chain(assertion)
     }
 }
 

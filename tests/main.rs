@@ -7,6 +7,7 @@ mod browser_selftest;
 mod channel;
 mod chromium;
 mod config;
+mod forward_auth;
 mod house;
 mod jobs;
 mod keys;

@@ -19,7 +19,13 @@ async fn px_01_px_02_px_21_no_word_of_a_client_about_itself_reaches_the_app_behi
                     .iter()
                     .fold(String::new(), |all, name| format!("{all}{name}: evil-canary\r\n"));
                 let case = format!("{:?} {name} on {path}", stage.kind);
+                stage.app.forget();
                 let answer = stage.ask(&format!("GET {path}"), &format!("{cookie}{fields}")).await;
+                // nginx takes some names once at most.
+                if name == "Authorization" && status(&answer) == 400 {
+                    stage.app.assert_silent(&case);
+                    continue;
+                }
                 assert_eq!(status(&answer), 200, "{case}: {answer}");
                 let seen = stage.app.last();
                 assert!(!seen.head.contains("evil-canary"), "{case}: {}", seen.head);
@@ -59,10 +65,10 @@ async fn px_08_px_21_behind_a_recipe_the_app_reads_the_path_that_was_judged() {
             let path = percent_decode_str(path).decode_utf8().unwrap().into_owned();
             assert!(path == "/pub" || path.starts_with("/pub/"), "{case} went on as {}", seen.target());
             let is_plain = |segment: &str| {
-                !matches!(segment, "." | "..") && !segment.contains(['\\', ';', '\0', '\r', '\n', '#'])
+                !matches!(segment, "." | "..") && !segment.contains(['\\', ';', '\0', '\r', '\n'])
             };
             assert!(
-                path.split('/').all(is_plain) && !path.contains("//"),
+                path.split('/').all(is_plain) && !path.contains("//") && !seen.target().contains('#'),
                 "{case} went on as {}",
                 seen.target()
             );

@@ -2,14 +2,14 @@
 
 use std::net::SocketAddr;
 
-use crate::house::home::{TestHouse, free_port, op_provider};
+use crate::house::home::{TestHouse, op_provider};
 use crate::house::op::ScriptedOp;
 use crate::house::servers::fronts::{Front, Kind, Places};
 use crate::house::upstream::{FakeUpstream, Wire};
 
 pub struct Stage {
     pub kind: Kind,
-    pub op: ScriptedOp,
+    _op: ScriptedOp,
     pub app: FakeUpstream,
     pub house: TestHouse,
     pub at: Places,
@@ -35,7 +35,7 @@ pub fn routes() -> String {
 impl Stage {
     pub async fn open(kind: Kind) -> Self {
         let (op, app) = (ScriptedOp::start().await, FakeUpstream::start().await);
-        let front = SocketAddr::from(([127, 0, 0, 1], free_port()));
+        let front = SocketAddr::from(([127, 0, 0, 1], Front::port()));
         let house = TestHouse::with(&format!("{}{}", op_provider("op", &op), routes()))
             .set("SERVER__PUBLIC_URL", &format!("http://localhost:{}", front.port()))
             .set("SERVER__TRUSTED_PROXIES", r#"["127.0.0.1"]"#)
@@ -43,7 +43,7 @@ impl Stage {
             .await;
         let at = Places { front, door: house.address, app: app.address };
         let running = Front::start(kind, at).await;
-        Self { kind, op, app, house, at, _front: running }
+        Self { kind, _op: op, app, house, at, _front: running }
     }
 
     pub fn host(&self) -> &str {

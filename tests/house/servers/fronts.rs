@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 use super::supervised::{Launch, Supervised, folder};
@@ -28,7 +29,20 @@ pub struct Front {
     _process: Supervised,
 }
 
+/// Below the ports that the system gives to whoever asks for any: between our look and the proxy's start nobody else may take it.
+const PORTS: u16 = 20_000;
+static NEXT: AtomicU16 = AtomicU16::new(0);
+
 impl Front {
+    /// A free port for a proxy; the house must know it before the proxy can start.
+    pub fn port() -> u16 {
+        // Test binaries that run side by side begin at different places.
+        let own = u16::try_from(std::process::id() % 9_000).unwrap_or_default();
+        let mut next = || PORTS + (own + NEXT.fetch_add(1, Ordering::Relaxed)) % 9_000;
+        let is_free = |port: &u16| std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok();
+        std::iter::repeat_with(&mut next).find(is_free).unwrap_or(PORTS)
+    }
+
     pub async fn start(kind: Kind, at: Places) -> Self {
         let folder = match kind {
             Kind::Nginx => folder("nginx"),

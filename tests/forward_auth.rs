@@ -92,6 +92,8 @@ async fn px_21_nobody_passes_and_each_kind_of_visitor_is_told_in_its_own_way() {
 #[tokio::test]
 async fn px_21_a_session_that_ended_elsewhere_opens_nothing_with_the_next_request() {
     each(|stage| async move {
+        // The whole stage must stay, with the proxy that is never named below.
+        let stage = &stage;
         let (here, elsewhere) = (signed_in(&stage.house).await, signed_in(&stage.house).await);
         assert_eq!(here.get("/in/x").await.status, 200, "{:?}", stage.kind);
         assert_eq!(here.get("/admins/x").await.status, 403, "{:?}", stage.kind);

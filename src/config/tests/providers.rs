@@ -99,6 +99,7 @@ fn routes_are_checked() {
         ("access = \"admins\"", "access", "not known"),
         ("access = \"public\"\nroles = [\"admin\"]", "roles", "public"),
         ("attach = [\"cookie\"]", "attach", "not known"),
+        ("attach = [\"assertion\"]", "attach", "for nobody"),
         ("timeout = \"0s\"", "timeout", "out of range"),
         ("body_limit = \"10mb\"", "body_limit", "not understood"),
     ];

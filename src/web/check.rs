@@ -65,9 +65,19 @@ impl<E: Into<Refused>> From<E> for No {
 }
 
 /// Whether a path is where proxies ask, as it was written.
-pub fn is_place(door: &Door, path: &str) -> bool {
-    let rest = path.strip_prefix(door.auth_prefix.as_str()).and_then(|rest| rest.strip_prefix(PLACE));
+pub fn is_place(auth_prefix: &str, path: &str) -> bool {
+    let rest = path.strip_prefix(auth_prefix).and_then(|rest| rest.strip_prefix(PLACE));
     rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
+/// A problem as a proxy can hand it on: nginx knows three answers, 2xx, 401 and 403, so every other no is a 403 that names its reason.
+pub fn denial(error: &Error) -> Problem {
+    let mut problem = Problem::of(error);
+    if problem.status != 401 {
+        problem.status = 403;
+        problem.retry_after_s = None;
+    }
+    problem
 }
 
 /// `GET /auth/check`
@@ -257,14 +267,9 @@ fn yes(fields: impl Iterator<Item = (&'static str, String)>) -> Result<HttpRespo
     Ok(response)
 }
 
-/// nginx knows three answers, 2xx, 401 and 403; every other no is a 403 that names its reason.
 fn no(refused: &Refused, login: Option<&str>) -> HttpResponse {
     refused.log();
-    let mut problem = Problem::of(&refused.0);
-    if problem.status != 401 {
-        problem.status = 403;
-        problem.retry_after_s = None;
-    }
+    let problem = denial(&refused.0);
     let code = problem.code;
     let mut response = problem.response();
     response.headers_mut().insert(CODE, HeaderValue::from_static(code));

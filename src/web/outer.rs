@@ -100,7 +100,7 @@ async fn pass(
     next: Next<impl MessageBody + 'static>,
 ) -> Result<ServiceResponse<BoxBody>, actix_web::Error> {
     if let Some(refused) = check(&door, &seen, &request) {
-        let mut response = refused.unwrap_or_else(|error| finish_problem(&door, &seen, &Problem::of(&error)));
+        let mut response = refused.unwrap_or_else(|error| refuse(&door, &seen, &error));
         finish_headers(&door, &seen, response.headers_mut());
         measure(&door, &seen, response.status());
         return Ok(request.into_response(response));
@@ -212,8 +212,19 @@ fn check(door: &Door, seen: &Seen, request: &ServiceRequest) -> Option<Result<Ht
     }
     // The development issuer guards itself: it must be reachable by every loopback name. So does forward-auth: some proxies ask under
     // the name by which they reach us, and say elsewhere which host was asked for.
-    let guards_itself = seen.class == Class::DevIdp || check::is_place(door, &seen.path);
+    let guards_itself = seen.class == Class::DevIdp || check::is_place(&door.auth_prefix, &seen.path);
     if guards_itself { None } else { check_host(door, seen, request) }
+}
+
+/// A refusal of this layer; a proxy that asks gets it in the few words that it knows.
+fn refuse(door: &Door, seen: &Seen, error: &Error) -> HttpResponse {
+    if !check::is_place(&door.auth_prefix, &seen.path) {
+        return finish_problem(door, seen, &Problem::of(error));
+    }
+    let problem = check::denial(error);
+    let mut response = finish_problem(door, seen, &problem);
+    response.headers_mut().insert(check::CODE, HeaderValue::from_static(problem.code));
+    response
 }
 
 /// Another site must not sign anybody out by a link.

@@ -5,7 +5,8 @@ use crate::forward_auth::stage::routes;
 use crate::house::corpus::request_paths;
 use crate::house::home::{TestHouse, op_provider};
 use crate::house::op::ScriptedOp;
-use crate::house::upstream::Wire;
+use crate::house::process::Home;
+use crate::house::upstream::{PATIENCE, Wire};
 use crate::proxy::stage::{cookie_line, status};
 
 struct Asked {
@@ -83,72 +84,110 @@ async fn px_05_px_07_nobody_is_believed_unless_listed_and_an_empty_list_is_nobod
     }
 }
 
+/// The two ways to tell by headers, part by part.
+struct Parts {
+    own: String,
+    original: [String; 2],
+    forwarded: [String; 4],
+}
+
+impl Parts {
+    fn of(host: &str) -> Self {
+        Self {
+            own: format!("host: {host}\r\n"),
+            original: ["x-original-method: GET\r\n".to_owned(), "x-original-uri: /pub/x\r\n".to_owned()],
+            forwarded: [
+                "x-forwarded-method: GET\r\n".to_owned(),
+                "x-forwarded-proto: http\r\n".to_owned(),
+                format!("x-forwarded-host: {host}\r\n"),
+                "x-forwarded-uri: /pub/x\r\n".to_owned(),
+            ],
+        }
+    }
+
+    fn by_original(&self) -> String {
+        format!("{}{}", self.own, self.original.concat())
+    }
+
+    fn by_forwarded(&self) -> String {
+        format!("{}{}", self.own, self.forwarded.concat())
+    }
+
+    /// Something missing, doubled, or told twice.
+    fn unclear(&self) -> Vec<String> {
+        let mut cases = vec![self.own.clone()];
+        let (original, forwarded) = (self.by_original(), self.by_forwarded());
+        for part in &self.original {
+            cases.push(original.replace(part.as_str(), ""));
+            cases.push(format!("{original}{part}"));
+            cases.push(format!("{forwarded}{part}"));
+        }
+        for part in &self.forwarded {
+            cases.push(forwarded.replace(part.as_str(), ""));
+            cases.push(format!("{forwarded}{part}"));
+            cases.push(format!("{original}{part}"));
+        }
+        cases
+    }
+
+    /// Another value in the place of a sound one.
+    fn odd(&self) -> Vec<String> {
+        let (original, forwarded) = (self.by_original(), self.by_forwarded());
+        let host = self.own.trim().trim_start_matches("host: ");
+        let mut cases: Vec<String> = [
+            ("x-forwarded-proto: http", "https"),
+            ("x-forwarded-proto: http", "http,https"),
+            ("x-forwarded-proto: http", ""),
+            (&format!("x-forwarded-host: {host}"), "evil.example"),
+            (&format!("x-forwarded-host: {host}"), "localhost"),
+            (&format!("x-forwarded-host: {host}"), &format!("{host}, {host}")),
+            ("x-forwarded-uri: /pub/x", "http://localhost/pub/x"),
+            ("x-forwarded-uri: /pub/x", "pub/x"),
+            ("x-forwarded-uri: /pub/x", ""),
+            ("x-forwarded-method: GET", "get"),
+            ("x-forwarded-method: GET", "GET, POST"),
+            ("x-forwarded-method: GET", ""),
+            ("x-forwarded-method: GET", "TRACE"),
+            ("x-forwarded-method: GET", "CONNECT"),
+        ]
+        .map(|(from, to)| {
+            let name = from.split(": ").next().unwrap();
+            let case = forwarded.replace(from, &format!("{name}: {to}"));
+            assert_ne!(case, forwarded, "{from}");
+            case
+        })
+        .to_vec();
+        cases.push(original.replace(&self.own, "host: evil.example\r\n"));
+        cases.push(original.replace("uri: /pub/x", "uri: /pub#x"));
+        cases.push(original.replace("uri: /pub/x", &format!("uri: /pub/{}", "x".repeat(9000))));
+        cases.push(original.replace("uri: /pub/x", &format!("uri: /pub/{}", "x".repeat(17_000))));
+        cases
+    }
+}
+
 #[tokio::test]
 async fn px_07_missing_doubled_and_contradicting_parts_deny() {
     let asked = Asked::open(TRUSTED).await;
-    let host = asked.host().to_owned();
-    let own = format!("host: {host}\r\n");
-    let original = ["x-original-method: GET\r\n", "x-original-uri: /pub/x\r\n"];
-    let forwarded = [
-        "x-forwarded-method: GET\r\n".to_owned(),
-        "x-forwarded-proto: http\r\n".to_owned(),
-        format!("x-forwarded-host: {host}\r\n"),
-        "x-forwarded-uri: /pub/x\r\n".to_owned(),
-    ];
-    let whole = |parts: &[String]| format!("{own}{}", parts.concat());
-    let (by_original, by_forwarded) = (format!("{own}{}", original.concat()), whole(&forwarded));
+    let parts = Parts::of(asked.host());
+    let (by_original, by_forwarded) = (parts.by_original(), parts.by_forwarded());
     assert_eq!(status(&asked.raw("GET /auth/check", &by_original).await), 200);
     assert_eq!(status(&asked.raw("HEAD /auth/check", &by_forwarded).await), 200);
-    assert_eq!(status(&asked.raw("GET /auth/check/pub/x", &own).await), 200);
-    let mut cases = vec![own.clone()];
-    for at in 0..2 {
-        cases.push(format!("{own}{}", original[at]));
-        cases.push(format!("{by_original}{}", original[at]));
-        cases.push(by_original.replace(original[at], &original[at].replace("\r\n", "\t\u{1}\r\n")));
-    }
-    for at in 0..4 {
-        let without: Vec<String> =
-            forwarded.iter().enumerate().filter(|(n, _)| *n != at).map(|(_, part)| part.clone()).collect();
-        cases.push(whole(&without));
-        cases.push(format!("{by_forwarded}{}", forwarded[at]));
-        // Two families at once, though they agree.
-        cases.push(format!("{by_original}{}", forwarded[at]));
-        for part in original {
-            cases.push(format!("{by_forwarded}{part}"));
-        }
-    }
-    for (from, to) in [
-        ("proto: http", "proto: https"),
-        ("proto: http", "proto: http,https"),
-        ("proto: http", "proto: "),
-        (host.as_str(), "evil.example"),
-        (host.as_str(), "localhost"),
-        ("uri: /pub/x", "uri: http://localhost/pub/x"),
-        ("uri: /pub/x", "uri: pub/x"),
-        ("uri: /pub/x", "uri: "),
-        ("method: GET", "method: get"),
-        ("method: GET", "method: GET, POST"),
-        ("method: GET", "method: "),
-        ("method: GET", "method: TRACE"),
-        ("method: GET", "method: CONNECT"),
-    ] {
-        let (name, value) = from.split_once(": ").unwrap_or(("host", from));
-        let forwarded = by_forwarded.replace(
-            &format!("x-forwarded-{name}: {value}"),
-            &format!("x-forwarded-{name}: {}", to.split_once(": ").map_or(to, |(_, to)| to)),
-        );
-        assert_ne!(forwarded, by_forwarded, "{from}");
-        cases.push(forwarded);
-    }
-    cases.push(by_original.replace(&host, "evil.example"));
-    cases.push(by_original.replace("uri: /pub/x", "uri: /pub#x"));
-    for case in &cases {
+    assert_eq!(status(&asked.raw("GET /auth/check/pub/x", &parts.own).await), 200);
+    let unclear = parts.unclear();
+    let told = i64::try_from(unclear.len()).unwrap();
+    for case in &unclear {
         let answer = asked.raw("GET /auth/check", case).await;
-        assert!(matches!(status(&answer), 400 | 403), "{case}: {answer}");
-        assert!(header(&answer, "x-auth-user").is_none(), "{case}: {answer}");
+        assert_eq!(status(&answer), 403, "{case}: {answer}");
+        assert_eq!(header(&answer, "x-doorward-code"), Some("invalid_request"), "{case}: {answer}");
     }
-    for part in original.iter().copied().chain(forwarded.iter().map(String::as_str)) {
-        let answer = asked.raw("GET /auth/check/pub/x", &format!("{own}{part}")).await;
+    assert_eq!(asked.house.refusals("unclear_question").await, told);
+    for case in parts.odd() {
+        let answer = asked.raw("GET /auth/check", &case).await;
+        assert_eq!(status(&answer), 403, "{case}: {answer}");
+        assert!(header(&answer, "x-doorward-code").is_some(), "{case}: {answer}");
+    }
+    for part in parts.original.iter().chain(&parts.forwarded) {
+        let answer = asked.raw("GET /auth/check/pub/x", &format!("{}{part}", parts.own)).await;
         assert_eq!(status(&answer), 403, "Envoy's way beside {part}: {answer}");
     }
     for place in [
@@ -161,10 +200,8 @@ async fn px_07_missing_doubled_and_contradicting_parts_deny() {
         let answer = asked.raw(&format!("GET {place}"), &by_original).await;
         assert!(matches!(status(&answer), 400 | 403 | 404), "{place}: {answer}");
     }
-    assert_eq!(
-        status(&asked.raw("POST /auth/check", &format!("{by_original}content-length: 0\r\n")).await),
-        405
-    );
+    let post = asked.raw("POST /auth/check", &format!("{by_original}content-length: 0\r\n")).await;
+    assert_eq!(status(&post), 405);
 }
 
 #[tokio::test]
@@ -226,6 +263,14 @@ async fn px_21_the_answer_is_a_fixed_contract() {
         let own = format!("{cookie}origin: {url}\r\n");
         assert_eq!(status(&ask("POST", "/in/x", &own).await), 200);
     }
+}
+
+#[tokio::test]
+async fn px_21_only_a_person_is_shown_the_login_and_it_leads_back() {
+    let asked = Asked::open(TRUSTED).await;
+    let cookie = cookie_line(&signed_in(&asked.house).await);
+    let person = "accept: text/html\r\nsec-fetch-mode: navigate\r\n";
+    let url = &asked.house.url;
     let login = |to: &str| format!("{url}/auth/login?return_to={to}");
     let shown = asked.original("GET", "/in/x?a=b", person).await;
     assert_eq!(
@@ -302,4 +347,23 @@ async fn px_11_px_16_whatever_fails_in_the_question_denies_with_403() {
         "{answer}"
     );
     assert_eq!(status(&asked.original("GET", "/pub/x", &cookie).await), 200, "a public route needs nobody");
+}
+
+#[tokio::test]
+async fn px_11_before_the_database_is_there_the_answer_is_a_no_that_nginx_understands() {
+    let op = ScriptedOp::start().await;
+    let mut home = Home::with_op(&op);
+    home.set_env("DOORWARD__DATABASE__URL", "postgres://nobody@127.0.0.1:1/none");
+    let process = home.serve().await;
+    let deadline = std::time::Instant::now() + PATIENCE;
+    // The closed door opens a moment after the log line.
+    while tokio::net::TcpStream::connect(process.public).await.is_err() {
+        assert!(std::time::Instant::now() < deadline, "{}", process.log());
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    for place in ["/auth/check", "/auth/check/protected"] {
+        let answer = process.browser().get(place).await;
+        assert_eq!((answer.status, answer.header("x-doorward-code")), (403, Some("database_unavailable")));
+    }
+    assert_eq!(process.browser().get("/protected").await.status, 503);
 }

@@ -99,7 +99,6 @@ fn routes_are_checked() {
         ("access = \"admins\"", "access", "not known"),
         ("access = \"public\"\nroles = [\"admin\"]", "roles", "public"),
         ("attach = [\"cookie\"]", "attach", "not known"),
-        ("attach = [\"assertion\"]", "attach", "for nobody"),
         ("timeout = \"0s\"", "timeout", "out of range"),
         ("body_limit = \"10mb\"", "body_limit", "not understood"),
     ];
@@ -107,6 +106,7 @@ fn routes_are_checked() {
         let found = faults(path, &format!("{path}\n{line}"));
         one_fault(found, &format!("route.\"/**\".{key}"), problem);
     }
+    one_fault(faults("upstream = \"app\"", "attach = [\"assertion\"]"), "route.\"/**\".attach", "for nobody");
     one_fault(faults("upstream = \"app\"", "upstream = \"ap\""), "route.\"/**\".upstream", "no upstream");
     one_fault(faults("http://127.0.0.1:3000", "http://127.0.0.1/x"), "upstream.app.urls", "upstream address");
 }

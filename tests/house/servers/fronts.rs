@@ -1,5 +1,6 @@
 //! Real proxies in front of a house and an app, set up by the recipes of `deploy/` as they stand there, with other addresses.
 
+use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -97,7 +98,8 @@ fn nginx(folder: &Path, at: Places) -> Vec<String> {
     }
     let mut temporary = String::new();
     for kind in ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"] {
-        temporary += &format!("{kind}_temp_path {kind}; ");
+        // Writing to a String cannot fail.
+        let _ = write!(temporary, "{kind}_temp_path {kind}; ");
     }
     let main = format!(
         "daemon off; master_process off; worker_processes 1; pid pid; error_log stderr info; events {{}}\n\

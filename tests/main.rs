@@ -9,6 +9,7 @@ mod cache;
 mod channel;
 mod chromium;
 mod config;
+mod forward_auth;
 mod house;
 mod jobs;
 mod keys;

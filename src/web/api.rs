@@ -19,7 +19,7 @@ type Answer = Result<HttpResponse, Refused>;
 pub async fn me(request: HttpRequest, door: web::Data<Door>, by_cookie: Result<SignedIn, Refused>) -> Answer {
     let setup = door.app.setup();
     let bearer = match bearer::by_token(&request, &door).await {
-        Err(refused) => return Ok(refused),
+        Err(problem) => return Ok(problem.response()),
         Ok(bearer) => bearer,
     };
     let guest = match &bearer {

@@ -6,8 +6,8 @@
 use std::fmt::Write as _;
 use std::sync::Arc;
 
+use actix_web::HttpRequest;
 use actix_web::http::header::{AUTHORIZATION, HeaderMap};
-use actix_web::{HttpRequest, HttpResponse};
 use secrecy::SecretString;
 
 use super::problem::{Problem, Refused};
@@ -109,8 +109,8 @@ impl Caller {
 /// Identifies the caller of a route; proxy and forward-auth both ask here. On a public route what does not count is simply nobody.
 ///
 /// # Errors
-/// The answer that a caller gets whose token does not count, or who cannot be known now.
-pub async fn caller(request: &HttpRequest, door: &Door, route: &Route) -> Result<Caller, HttpResponse> {
+/// What a caller is told whose token does not count, or who cannot be known now.
+pub async fn caller(request: &HttpRequest, door: &Door, route: &Route) -> Result<Caller, Problem> {
     match by_token(request, door).await {
         Ok(Some(bearer)) => {
             let principal = Principal::of(&bearer.guest.user, &bearer.guest.session);
@@ -120,7 +120,7 @@ pub async fn caller(request: &HttpRequest, door: &Door, route: &Route) -> Result
         Err(refused) => Err(refused),
         Ok(None) => match behind::known(request, door, route).await {
             Ok(known) => Ok(known.map_or(Caller::Nobody, Caller::Guest)),
-            Err(refused) => Err(actix_web::ResponseError::error_response(&refused)),
+            Err(refused) => Err(refused.problem()),
         },
     }
 }
@@ -128,12 +128,12 @@ pub async fn caller(request: &HttpRequest, door: &Door, route: &Route) -> Result
 /// The bearer of a token, where one was brought and any provider's tokens are taken.
 ///
 /// # Errors
-/// The answer for a token that does not count (RFC 6750 3.1).
-pub async fn by_token(request: &HttpRequest, door: &Door) -> Result<Option<Bearer>, HttpResponse> {
+/// What is said of a token that does not count (RFC 6750 3.1).
+pub async fn by_token(request: &HttpRequest, door: &Door) -> Result<Option<Bearer>, Problem> {
     if !request.headers().contains_key(AUTHORIZATION) || !bearer::is_on(&door.app.setup()) {
         return Ok(None);
     }
-    let refused = |error| actix_web::ResponseError::error_response(&Refused(error));
+    let refused = |error| Refused(error).problem();
     match brought(request.headers()) {
         Brought::Nothing => Ok(None),
         Brought::One(token) => {
@@ -143,18 +143,18 @@ pub async fn by_token(request: &HttpRequest, door: &Door) -> Result<Option<Beare
         Brought::Malformed => Err(refused(Error::InvalidToken("token_malformed"))),
         Brought::Doubled => {
             let problem = Problem::of(&Error::InvalidRequest("Authorization appears twice."));
-            Err(problem.challenged("error=\"invalid_request\"".to_owned()).response())
+            Err(problem.challenged("error=\"invalid_request\"".to_owned()))
         }
     }
 }
 
 /// 403 for a token that is good and not enough (RFC 6750 3.1).
-pub fn forbidden() -> HttpResponse {
-    Problem::of(&Error::NotAllowed).challenged("error=\"insufficient_scope\"".to_owned()).response()
+pub fn forbidden() -> Problem {
+    Problem::of(&Error::NotAllowed).challenged("error=\"insufficient_scope\"".to_owned())
 }
 
 /// 401 for a token whose sign-in is too weak or too long ago (RFC 9470 3).
-pub fn step_up(policy: &Policy) -> HttpResponse {
+pub fn step_up(policy: &Policy) -> Problem {
     let mut challenge = "error=\"insufficient_user_authentication\"".to_owned();
     // A quoted string holds neither of these as it stands; such a class has no name here.
     if let Some(acr) = policy.acr.as_ref().filter(|acr| !acr.contains(['"', '\\'])) {
@@ -164,7 +164,7 @@ pub fn step_up(policy: &Policy) -> HttpResponse {
     if let Some(max_age_ms) = policy.max_age_ms {
         let _ = write!(challenge, ", max_age=\"{}\"", max_age_ms.div_euclid(1000));
     }
-    Problem::of(&Error::NotSignedIn).challenged(challenge).response()
+    Problem::of(&Error::NotSignedIn).challenged(challenge)
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use actix_web::dev::Payload;
 use actix_web::http::Method;
+use actix_web::http::header::HeaderMap;
 use actix_web::{HttpRequest, HttpResponse, ResponseError as _, web};
 
 use super::bearer::{self, Caller};
@@ -58,16 +59,18 @@ async fn decide(request: &HttpRequest, payload: Payload, door: &web::Data<Door>,
     }
     let caller = match bearer::caller(request, door, route).await {
         Ok(caller) => caller,
-        Err(refused) => return Ok(refused),
+        Err(problem) => return Ok(problem.response()),
     };
     let who = caller.who();
     match route.policy.judge(who, door.app.now_ms()) {
         Verdict::Pass => {}
         Verdict::SignIn | Verdict::StepUp => return to_login(request, door, route, &caller),
-        Verdict::Forbid if caller.bearer().is_some() => return Ok(bearer::forbidden()),
+        Verdict::Forbid if caller.bearer().is_some() => return Ok(bearer::forbidden().response()),
         Verdict::Forbid => return Err(Refused(Error::NotAllowed)),
     }
-    check_origin(request, door, caller.came_by_cookie(), &wish).await?;
+    if needs_proof(request.method(), caller.came_by_cookie(), wish != Wish::Http) {
+        check_origin(request, door, caller.came_by_cookie()).await?;
+    }
     caller.note_activity(door);
     // A route without an upstream serves forward-auth alone.
     let upstream = route.upstream.as_deref().and_then(|id| setup.upstreams.find(id)).ok_or(Error::NoRoute)?;
@@ -108,26 +111,28 @@ pub async fn doubled(request: &HttpRequest, door: &Door) {
 
 /// Only a person's navigation of a whole tab is sent to a login page, and only by a method that may be repeated as GET: a provider's page
 /// shows itself in no frame, and answers no WebSocket.
-fn may_redirect(request: &HttpRequest) -> bool {
-    let is_socket = request.headers().contains_key("sec-websocket-key");
-    let framed = request.headers().get("sec-fetch-dest").is_some_and(|dest| dest != "document");
-    matches!(*request.method(), Method::GET | Method::HEAD)
-        && wants_page(request.method(), request.headers())
-        && !framed
-        && !is_socket
+pub fn may_redirect(method: &Method, headers: &HeaderMap) -> bool {
+    let is_socket = headers.contains_key("sec-websocket-key");
+    let framed = headers.get("sec-fetch-dest").is_some_and(|dest| dest != "document");
+    matches!(*method, Method::GET | Method::HEAD) && wants_page(method, headers) && !framed && !is_socket
 }
 
 fn to_login(request: &HttpRequest, door: &Door, route: &Route, caller: &Caller) -> Answer {
     if caller.bearer().is_some() {
-        return Ok(bearer::step_up(&route.policy));
+        return Ok(bearer::step_up(&route.policy).response());
     }
-    if !may_redirect(request) {
+    if !may_redirect(request.method(), request.headers()) {
         return Err(Refused(Error::NotSignedIn));
     }
     let target = request.uri().path_and_query().map_or("/", |target| target.as_str());
+    Ok(see_other(&login_address(door, route, target, caller.who().is_some())).finish())
+}
+
+/// The path of the login that leads back to this target, and asks for what the route asks of a guest who is signed in already.
+pub fn login_address(door: &Door, route: &Route, target: &str, signed_in: bool) -> String {
     let mut query = url::form_urlencoded::Serializer::new(String::new());
     query.append_pair("return_to", target);
-    if caller.who().is_some() {
+    if signed_in {
         if let Some(acr) = &route.policy.acr {
             query.append_pair("acr_values", acr);
         }
@@ -135,21 +140,17 @@ fn to_login(request: &HttpRequest, door: &Door, route: &Route, caller: &Caller) 
             query.append_pair("max_age", &(max_age_ms / 1000).to_string());
         }
     }
-    Ok(see_other(&format!("{}/login?{}", door.auth_prefix, query.finish())).finish())
+    format!("{}/login?{}", door.auth_prefix, query.finish())
 }
 
 /// A door lends its cookie to every app behind it, so the app's own unsafe requests need the same proof as ours. A WebSocket can be opened from any
 /// page, and is read by it: it needs the proof although it is a GET (security.md HT-07).
-async fn check_origin(
-    request: &HttpRequest,
-    door: &Door,
-    has_session: bool,
-    wish: &Wish,
-) -> Result<(), Refused> {
-    let is_socket = *wish != Wish::Http;
-    if !is_socket && (csrf::is_safe(request.method()) || !has_session) {
-        return Ok(());
-    }
+pub fn needs_proof(method: &Method, has_session: bool, is_socket: bool) -> bool {
+    is_socket || (has_session && !csrf::is_safe(method))
+}
+
+/// Refuses what another site's page sent.
+pub async fn check_origin(request: &HttpRequest, door: &Door, has_session: bool) -> Result<(), Refused> {
     let setup = door.app.setup();
     let proof = if has_session { csrf::Proof::Cookie } else { csrf::Proof::None };
     let config = &setup.config;

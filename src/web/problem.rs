@@ -332,13 +332,9 @@ impl Problem {
 #[error(transparent)]
 pub struct Refused(#[from] pub Error);
 
-impl ResponseError for Refused {
-    fn status_code(&self) -> StatusCode {
-        StatusCode::from_u16(Problem::of(&self.0).status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
-    }
-
-    fn error_response(&self) -> HttpResponse {
-        // What the visitor is spared, the operator needs: the one place where an error is logged.
+impl Refused {
+    /// What the visitor is spared, the operator needs: the one place where an error is logged.
+    pub fn log(&self) {
         match &self.0 {
             Error::Internal(_) => tracing::error!(error = %self.0, "request failed"),
             Error::DatabaseDown(_)
@@ -351,6 +347,21 @@ impl ResponseError for Refused {
             }
             _ => tracing::debug!(error = %self.0, "request refused"),
         }
-        Problem::of(&self.0).response()
+    }
+
+    /// As it leaves the house; the operator hears of it now.
+    pub fn problem(&self) -> Problem {
+        self.log();
+        Problem::of(&self.0)
+    }
+}
+
+impl ResponseError for Refused {
+    fn status_code(&self) -> StatusCode {
+        StatusCode::from_u16(Problem::of(&self.0).status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
+    }
+
+    fn error_response(&self) -> HttpResponse {
+        self.problem().response()
     }
 }

@@ -1,5 +1,6 @@
 //! A request that may pass, on its way through: what is attached, the app's answer as the visitor gets it, and its early end with the session.
 
+use std::borrow::Cow;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -46,7 +47,7 @@ pub struct FromApp;
 /// # Errors
 /// What keeps it from the app, or the app from answering.
 pub async fn pass(way: &Way<'_>, payload: Payload, wish: Wish) -> Answer {
-    let attached = Attached::of(way).await?;
+    let attached = Attached::of(way.door, way.route, way.who, way.bearer).await?;
     let traceparent = telemetry::current_traceparent();
     let visitor = super::visitor(way.request);
     let onward = Onward {
@@ -74,16 +75,25 @@ pub async fn pass(way: &Way<'_>, payload: Payload, wish: Wish) -> Answer {
 
 /// What our word about the guest is made of.
 #[derive(Default)]
-struct Attached<'a> {
+pub struct Attached<'a> {
     identity: Vec<(&'static str, &'a str)>,
     access_token: Option<SecretString>,
     assertion: Option<Arc<str>>,
 }
 
 impl<'a> Attached<'a> {
-    async fn of(way: &Way<'a>) -> Result<Self, Refused> {
+    /// Everything that a route attaches for who came.
+    ///
+    /// # Errors
+    /// What cannot be attached, and more than an app's server takes.
+    pub async fn of(
+        door: &Door,
+        route: &Route,
+        who: Option<&'a Principal>,
+        bearer: Option<&Bearer>,
+    ) -> Result<Self, Refused> {
         use crate::config::Attach;
-        let Some(who) = way.who else { return Ok(Self::default()) };
+        let Some(who) = who else { return Ok(Self::default()) };
         let identity = identity::headers(who);
         let size: usize = identity.iter().map(|(name, value)| name.len() + value.len() + 4).sum();
         // A list that was cut would mean something else (security.md PX-16).
@@ -92,26 +102,38 @@ impl<'a> Attached<'a> {
             return Err(Refused(Error::NotAllowed));
         }
         let mut attached = Self { identity, ..Self::default() };
-        for attach in &way.route.attach {
+        for attach in &route.attach {
             match attach {
                 // Who brought a token has it passed on, and no other.
-                Attach::AccessToken if way.bearer.is_some() => {
-                    attached.access_token = way.bearer.map(|bearer| bearer.token().clone());
+                Attach::AccessToken if bearer.is_some() => {
+                    attached.access_token = bearer.map(|bearer| bearer.token().clone());
                 }
                 Attach::AccessToken => {
                     let session_id = who.plain(Fact::Session);
-                    attached.access_token = match refresh::access_token(&way.door.app, &session_id).await {
+                    attached.access_token = match refresh::access_token(&door.app, &session_id).await {
                         // Whoever may come without a session may come without its token.
-                        Err(_) if way.route.policy.public => None,
+                        Err(_) if route.policy.public => None,
                         token => Some(token?),
                     };
                 }
                 Attach::Assertion => {
-                    attached.assertion = Some(assertion::write(&way.door.app, who, &way.upstream.id).await?);
+                    // Without a name of the app there is nobody whom the assertion could be for.
+                    let upstream = route.upstream.as_deref().ok_or(Error::NoRoute)?;
+                    attached.assertion = Some(assertion::write(&door.app, who, upstream).await?);
                 }
             }
         }
         Ok(attached)
+    }
+
+    /// The same as fields of a head, with lower-case names.
+    pub fn fields(self) -> impl Iterator<Item = (&'static str, Cow<'a, str>)> {
+        let token = self.access_token.map(|token| format!("Bearer {}", token.expose_secret()));
+        let token = token.map(|token| ("authorization", Cow::from(token)));
+        let assertion =
+            self.assertion.map(|assertion| ("x-auth-assertion", Cow::from(assertion.to_string())));
+        let identity = self.identity.into_iter().map(|(name, value)| (name, Cow::from(value)));
+        identity.chain(token).chain(assertion)
     }
 }
 

@@ -9,6 +9,7 @@ pub mod again;
 pub mod api_keys;
 pub mod assertion;
 pub mod audit;
+pub mod certificate;
 pub mod check;
 pub mod guesses;
 pub mod lease;

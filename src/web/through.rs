@@ -112,7 +112,10 @@ impl Attached {
 fn upload(way: &Way<'_>, payload: Payload) -> Result<Option<Upload>, Refused> {
     let headers = way.request.headers();
     let announced = headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.trim().parse().ok());
-    let is_chunked = headers.contains_key(header::TRANSFER_ENCODING);
+    // HTTP/2 frames every body itself: one of unknown length is announced by nothing.
+    let is_framed =
+        way.request.version() == Version::HTTP_2 && announced.is_none() && !matches!(payload, Payload::None);
+    let is_chunked = is_framed || headers.contains_key(header::TRANSFER_ENCODING);
     if !is_chunked && announced.unwrap_or(0) == 0 {
         return Ok(None);
     }

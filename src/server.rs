@@ -263,15 +263,12 @@ fn serve_closed(public: &TcpListener, secure: Option<Secure>, config: &Config) -
     let closed = ClosedDoor::new(&config.server.auth_prefix, host);
     let app = move || HttpApp::new().configure(|cfg| waiting::routes(cfg, &closed));
     // A client that keeps its connection must meet the open door with its next request.
-    let http = match secure {
-        Some(secure) => {
-            let builder = Http::build().workers(1).disable_signals().shutdown_timeout(1);
-            secure.without_keeping().listen(builder, again(public)?, move || boxed(app()))
-        }
-        None => {
-            let http = HttpServer::new(app).workers(1).disable_signals().shutdown_timeout(1);
-            http.keep_alive(KeepAlive::Disabled).listen(again(public)?).map(HttpServer::run)
-        }
+    let http = if let Some(secure) = secure {
+        let builder = Http::build().workers(1).disable_signals().shutdown_timeout(1);
+        secure.without_keeping().listen(builder, again(public)?, move || boxed(app()))
+    } else {
+        let http = HttpServer::new(app).workers(1).disable_signals().shutdown_timeout(1);
+        http.keep_alive(KeepAlive::Disabled).listen(again(public)?).map(HttpServer::run)
     };
     started(http)
 }

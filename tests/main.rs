@@ -26,3 +26,4 @@ mod servers;
 mod start;
 mod stores;
 mod telemetry;
+mod tls;

@@ -117,6 +117,10 @@ impl Open {
                     is_ending = true;
                     self.connection.graceful_shutdown();
                 }
+                // Whoever was told to go and does not answer has nothing to lose.
+                () = tokio::time::sleep(FAREWELL), if is_ending && is_empty => {
+                    return self.end(Reason::NO_ERROR).await;
+                }
                 is_alive = pulse.beat(is_empty) => match is_alive {
                     Beat::Goes => {}
                     Beat::Idle => return self.end(Reason::NO_ERROR).await,
@@ -230,7 +234,7 @@ async fn answer(
 }
 
 async fn call(app: &App, asked: Request) -> Response<BoxBody> {
-    app.call(asked).await.unwrap_or_else(|error| Response::from(error))
+    app.call(asked).await.unwrap_or_else(Response::from)
 }
 
 async fn send(

@@ -12,5 +12,6 @@ pub mod op;
 pub mod process;
 pub mod servers;
 pub mod tab;
+pub mod two;
 pub mod upstream;
 pub mod wire;

@@ -13,6 +13,7 @@ mod discovery;
 mod escaping;
 mod headers;
 mod http;
+mod http2;
 mod id_token;
 mod id_token_form;
 mod identity;

@@ -49,6 +49,9 @@ pub async fn show(app: &App, pair: Pair) {
 pub async fn follow(app: &App) -> Result<()> {
     let setup = app.setup();
     let (Some(files), Some(shown)) = (&setup.config.server.tls, &app.certificate) else { return Ok(()) };
+    if let Some(pair) = shown.pair() {
+        app.metrics.certificate_ends(pair.ends_at_ms);
+    }
     if !shown.is_news(tls::print(files)) {
         return Ok(());
     }

@@ -120,6 +120,7 @@ struct Inner {
     notices_healthy: Gauge,
     notices_lost: Counter,
     event_streams: Gauge,
+    certificate_ends: Gauge,
 }
 
 impl Default for Metrics {
@@ -193,6 +194,7 @@ impl Metrics {
                 "Times that notices of other processes may have been missed",
             ),
             event_streams: gauge(r, "event_streams", "Open event streams of signed-in people"),
+            certificate_ends: gauge(r, "certificate_ends_seconds", "When our own certificate ends, unix time; 0 without TLS"),
             providers: RwLock::default(),
             lost_lines,
             registry,
@@ -315,6 +317,11 @@ impl Metrics {
 
     pub fn notices_lost(&self) {
         self.0.notices_lost.inc();
+    }
+
+    /// When the certificate that visitors see ends, in unix milliseconds.
+    pub fn certificate_ends(&self, at_ms: i64) {
+        self.0.certificate_ends.set(at_ms.div_euclid(1000));
     }
 
     pub fn event_streams(&self, open: usize) {

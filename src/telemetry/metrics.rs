@@ -194,7 +194,11 @@ impl Metrics {
                 "Times that notices of other processes may have been missed",
             ),
             event_streams: gauge(r, "event_streams", "Open event streams of signed-in people"),
-            certificate_ends: gauge(r, "certificate_ends_seconds", "When our own certificate ends, unix time; 0 without TLS"),
+            certificate_ends: gauge(
+                r,
+                "certificate_ends_seconds",
+                "When our own certificate ends, unix time; 0 without TLS",
+            ),
             providers: RwLock::default(),
             lost_lines,
             registry,

@@ -102,6 +102,28 @@ async fn wb_08_a_person_signs_in_over_https_and_http_2_shares_the_session() {
 }
 
 #[tokio::test]
+async fn the_built_in_set_up_works_over_https_as_well() {
+    let authority = Authority::new();
+    let leaf = authority.sign("localhost", "DNS:localhost", 30);
+    let home = Home::empty().env("DOORWARD__SERVER__TLS", FILES);
+    // Its own calls to the development issuer trust what the listener shows: the authority at the end of the chain.
+    let chain = [std::fs::read(&leaf.certificate).unwrap(), std::fs::read(authority.file()).unwrap()];
+    home.write("secrets/tls.pem", chain.concat());
+    home.write("secrets/tls.key", std::fs::read(&leaf.key).unwrap());
+    let process = home.open().await;
+    let browser = Browser::trusting(&process.public_url, &authority.file());
+    let page = browser.navigate("/auth/login?return_to=/protected").await;
+    let page = browser.follow(page, 5).await;
+    let form = page.forms().into_iter().next().unwrap_or_else(|| panic!("{}: {}", page.url, page.text()));
+    let page = browser.submit(&page, &form, &[("username", "alice")]).await;
+    let page = browser.follow(page, 5).await;
+    assert_eq!((page.status, page.url.path()), (200, "/protected"), "{}\n{}", page.text(), process.log());
+    let metrics = process.operations("/metrics").await.text();
+    let ends = metrics.lines().find_map(|line| line.strip_prefix("doorward_certificate_ends_seconds "));
+    assert!(ends.is_some_and(|ends| ends.parse::<i64>().unwrap() > 1_700_000_000), "{metrics}");
+}
+
+#[tokio::test]
 async fn chromium_speaks_http_2_to_us_with_a_certificate_that_it_knows() {
     let site = Site::new().await;
     let process = site.home.open().await;

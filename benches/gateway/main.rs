@@ -11,13 +11,13 @@
 mod door;
 mod drive;
 mod nginx;
+#[expect(dead_code, reason = "doubts are the other benchmark's")]
 #[path = "../login/report.rs"]
 mod report;
 mod sign_in;
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;
-use std::path::Path;
 use std::process::{Command, ExitCode};
 
 use self::door::{Door, cpu_ms, free_address};

@@ -18,6 +18,7 @@ mod door;
 #[path = "../../tests/house/op/mod.rs"]
 mod op;
 mod refresh;
+#[expect(dead_code, reason = "doubts are the other bench's")]
 #[path = "../login/report.rs"]
 mod report;
 #[expect(

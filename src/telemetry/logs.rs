@@ -117,7 +117,11 @@ pub(super) fn assemble(
         .with_default_directive(LevelFilter::INFO.into())
         .parse(level)
         .map_err(|error| format!("log level {level:?} cannot be read: {error}"))?;
-    let allowed = Targets::new().with_default(LevelFilter::WARN).with_target(OURS, LevelFilter::TRACE);
+    let allowed = Targets::new()
+        .with_default(LevelFilter::WARN)
+        // What visitors and apps break off is told by us, once.
+        .with_target("actix_http::h1::dispatcher", LevelFilter::OFF)
+        .with_target(OURS, LevelFilter::TRACE);
     let traces = otlp.map(traces::open).transpose()?;
 
     let refused = Arc::new(AtomicU64::new(0));

@@ -7,7 +7,7 @@ use crate::app::App;
 use crate::domain::Session;
 use crate::events::live::Event;
 use crate::flows::session::{self, Guest};
-use crate::proxy::forward::Curfew;
+use crate::proxy::forward::{Curfew, Over};
 
 /// How late an end by the clock is noticed; every other end is told.
 const TICK: Duration = Duration::from_secs(1);
@@ -20,8 +20,19 @@ pub fn of(app: &Arc<App>, guest: &Guest) -> Curfew {
     Box::pin(async move { until_over(&app, session, &user_id).await })
 }
 
-async fn until_over(app: &App, mut session: Session, user_id: &str) {
-    let Some(mut listening) = app.live.attend(&session.id, user_id) else { return };
+/// For what belongs to no session: ends when the house closes, so that a stop waits for nobody who only listens.
+pub fn of_nobody(app: &Arc<App>) -> Curfew {
+    let app = Arc::clone(app);
+    Box::pin(async move {
+        // No session has this id, and no user.
+        let Some(mut listening) = app.live.attend("", "") else { return Over::House };
+        while listening.next().await != Event::Closed {}
+        Over::House
+    })
+}
+
+async fn until_over(app: &App, mut session: Session, user_id: &str) -> Over {
+    let Some(mut listening) = app.live.attend(&session.id, user_id) else { return Over::House };
     let mut tick = tokio::time::interval(TICK);
     let mut blind = 0;
     // What ended between the look at the cookie and now was told to nobody.
@@ -30,14 +41,15 @@ async fn until_over(app: &App, mut session: Session, user_id: &str) {
         if must_look {
             match session::still_open(app, &session.id).await {
                 Ok(Some(row)) => (session, blind) = (row, 0),
-                Ok(None) => return,
-                Err(_) if blind >= BLIND_TICKS_MAX => return,
+                Ok(None) => return Over::Session,
+                Err(_) if blind >= BLIND_TICKS_MAX => return Over::Session,
                 Err(_) => blind += 1,
             }
         }
         must_look = tokio::select! {
             event = listening.next() => match event {
-                Event::Closed | Event::SessionEnded => return,
+                Event::Closed => return Over::House,
+                Event::SessionEnded => return Over::Session,
                 Event::UserUpdated | Event::LookAgain => true,
             },
             _ = tick.tick() => {

@@ -62,7 +62,7 @@ pub async fn pass(way: &Way<'_>, payload: Payload, wish: Wish) -> Answer {
     match wish {
         Wish::WebSocket { accept } => open_socket(way, &onward, payload, &accept).await,
         Wish::Http | Wish::Malformed => {
-            let upload = upload(way, payload)?;
+            let upload = upload(way, payload).await?;
             let reply = send(way, &onward, upload).await?;
             Ok(respond(way, reply))
         }
@@ -109,13 +109,13 @@ impl Attached {
 }
 
 /// The request's body, unless there is none.
-fn upload(way: &Way<'_>, payload: Payload) -> Result<Option<Upload>, Refused> {
+async fn upload(way: &Way<'_>, payload: Payload) -> Result<Option<Upload>, Refused> {
     let headers = way.request.headers();
     let announced = headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.trim().parse().ok());
-    // HTTP/2 frames every body itself: one of unknown length is announced by nothing.
-    let is_framed =
-        way.request.version() == Version::HTTP_2 && announced.is_none() && !matches!(payload, Payload::None);
-    let is_chunked = is_framed || headers.contains_key(header::TRANSFER_ENCODING);
+    let is_chunked = headers.contains_key(header::TRANSFER_ENCODING);
+    if announced.is_none() && way.request.version() == Version::HTTP_2 {
+        return Upload::of_stream(payload, way.route.body_limit).await.map_err(refused);
+    }
     if !is_chunked && announced.unwrap_or(0) == 0 {
         return Ok(None);
     }
@@ -141,7 +141,7 @@ fn refused(fault: Fault) -> Refused {
 
 fn respond(way: &Way<'_>, reply: Reply) -> HttpResponse {
     let Reply { answer, mut download } = reply;
-    let curfew = if forward::is_event_stream(&answer) { curfew(way) } else { None };
+    let curfew = forward::is_event_stream(&answer).then(|| curfew(way));
     let is_head = way.canonical.method() == "HEAD";
     let body = match answer.framing {
         Framing::None if is_head => {
@@ -185,13 +185,18 @@ fn from_app(way: &Way<'_>, status: StatusCode, headers: HeaderMap, body: BoxBody
     response
 }
 
-/// Ends what stays open when the guest's session does.
-fn curfew(way: &Way<'_>) -> Option<Curfew> {
-    Some(curfew::of(&way.door.app, way.guest?))
+/// Ends what stays open when the guest's session does, and nobody's when the house closes.
+fn curfew(way: &Way<'_>) -> Curfew {
+    match way.guest {
+        Some(guest) => curfew::of(&way.door.app, guest),
+        None => curfew::of_nobody(&way.door.app),
+    }
 }
 
 async fn open_socket(way: &Way<'_>, onward: &Onward<'_>, payload: Payload, accept: &str) -> Answer {
-    let max = way.door.app.setup().config.limits.websockets;
+    let limit = way.door.app.setup().config.limits.websockets;
+    // Strangers who open all they can leave room for people.
+    let max = if way.guest.is_some() { limit } else { limit.div_ceil(2) };
     let place: Place = way.door.sockets.take(max).ok_or(Error::Overloaded("WebSockets"))?;
     let Reply { answer, download } = send(way, onward, None).await?;
     if answer.status != StatusCode::SWITCHING_PROTOCOLS {

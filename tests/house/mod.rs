@@ -11,6 +11,7 @@ pub mod jar;
 pub mod op;
 pub mod process;
 pub mod servers;
+pub mod spa;
 pub mod tab;
 pub mod two;
 pub mod upstream;

@@ -23,6 +23,7 @@ use crate::proxy::routes::Table;
 use crate::proxy::upstream::Upstreams;
 use crate::store::Store;
 use crate::telemetry::Metrics;
+use crate::tls::Shown;
 
 pub use activity::Activity;
 pub use single_flight::{Done, Lead, SingleFlight};
@@ -52,6 +53,8 @@ pub struct App {
     pub bad_bearer_tokens: Tally,
     /// The tabs that listen right now.
     pub live: Live,
+    /// What our own listener shows, where it speaks TLS.
+    pub certificate: Option<Arc<Shown>>,
 }
 
 /// What a reload replaces, all of it at once.
@@ -164,7 +167,15 @@ impl App {
             bad_logout_tokens: Tally::default(),
             bad_bearer_tokens: Tally::default(),
             live: Live::default(),
+            certificate: None,
         }
+    }
+
+    /// The certificate that the listener shows since before the house was furnished.
+    #[must_use]
+    pub fn with_certificate(mut self, shown: Option<Arc<Shown>>) -> Self {
+        self.certificate = shown;
+        self
     }
 
     /// Counts with these from now on: they are older than the house, and were asked for while it waited for its database.

@@ -13,7 +13,7 @@ use crate::app::App;
 use crate::domain::clock;
 use crate::error::Result;
 use crate::flows::lease::{self, Lease, Turn};
-use crate::flows::{activity, assertion, register, rotate, sweep};
+use crate::flows::{activity, assertion, certificate, register, rotate, sweep};
 
 /// Often enough that a batch stays small, rarely enough that an idle house sleeps.
 const EVERY: Duration = Duration::from_mins(1);
@@ -49,6 +49,9 @@ pub enum Runs {
 /// How often an app's health path is asked: an address that recovered is missed for no longer.
 const HEALTH: Duration = Duration::from_secs(5);
 
+/// How soon a renewed certificate is shown without a signal: two looks at two files.
+const CERTIFICATE: Duration = Duration::from_secs(5);
+
 /// A key is published for a day before it signs, so that an hour does not matter.
 const KEYS: Duration = Duration::from_hours(1);
 
@@ -71,6 +74,11 @@ pub const JOBS: &[Job] = &[
     Job { name: "activity", every: ACTIVITY, runs: Runs::Everywhere(|app| Box::pin(activity::write(app))) },
     Job { name: "session_cache", every: EVERY, runs: Runs::Everywhere(forget) },
     Job { name: "upstream_health", every: HEALTH, runs: Runs::Everywhere(|app| Box::pin(health(app))) },
+    Job {
+        name: "certificate",
+        every: CERTIFICATE,
+        runs: Runs::Everywhere(|app| Box::pin(certificate::follow(app))),
+    },
     // Each unfinished registration is claimed by itself, so replicas share them.
     Job { name: "registrations", every: RESUME, runs: Runs::Everywhere(|app| Box::pin(resumed(app))) },
     // Not at the start itself, which asks no provider; a realm may also change later.

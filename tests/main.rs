@@ -29,3 +29,4 @@ mod servers;
 mod start;
 mod stores;
 mod telemetry;
+mod tls;

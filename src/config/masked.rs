@@ -101,6 +101,11 @@ impl Config {
         page.text("operations_listen", server.operations_listen);
         page.text("auth_prefix", &server.auth_prefix);
         page.list("trusted_proxies", &server.trusted_proxies);
+        if let Some(tls) = &server.tls {
+            let (certificate, key) = (tls.certificate_file.display(), tls.key_file.display());
+            let (certificate, key) = (quoted(&certificate.to_string()), quoted(&key.to_string()));
+            page.plain("tls", format_args!("{{ certificate_file = {certificate}, key_file = {key} }}"));
+        }
         page.text("shutdown", duration_text(server.shutdown_ms.try_into().unwrap_or(i64::MAX)));
         page.head("[database]");
         page.text("url", MASK);

@@ -86,6 +86,10 @@ pub(super) fn dev(section: &Reader<'_>, provider: &mut Provider, server: Option<
     if provider.issuer_is_default {
         provider.issuer = dev_issuer(&server.public_url);
     }
+    // It is reached through our own listener, which nobody else vouches for.
+    if let (Some(tls), None) = (&server.tls, &provider.tls_ca_file) {
+        provider.tls_ca_file = Some(tls.certificate_file.clone());
+    }
     let name = section.name("kind");
     section.report.warn(format!("{name} dev: anybody on this machine signs in without a password"));
 }

@@ -38,6 +38,7 @@ pub async fn run(config: Config, keys: Result<Keys, StartFault>, at: Furniture) 
         keys.as_ref().map_err(Clone::clone),
         "every key file is there and strong",
     ));
+    certificate(&config, at.clock.now_ms(), &mut findings);
     let store = database(&config, &mut findings).await;
     if let (Some(store), Ok(keys)) = (store, keys) {
         match start::fitting_ring(&store, &config, keys, &at).await {
@@ -52,6 +53,22 @@ pub async fn run(config: Config, keys: Result<Keys, StartFault>, at: Furniture) 
     providers(&config, &at, &mut findings).await;
     upstreams(&config, &mut findings).await;
     findings
+}
+
+/// A certificate that browsers will refuse is a fault here, although the server would start with it.
+fn certificate(config: &Config, now_ms: i64, findings: &mut Vec<Finding>) {
+    let host = config.server.public_url.host_str().unwrap_or_default();
+    let tried = match super::certificate::read(config) {
+        Ok(None) => return,
+        Ok(Some(pair)) => {
+            let warnings = pair.warnings(now_ms, host);
+            let fine = format!("fits its key, names {host}, and is good until {}", pair.last_day());
+            if warnings.is_empty() { Ok(fine) } else { Err(warnings.join("; ")) }
+        }
+        Err(faults) => Err(faults.join("; ")),
+    };
+    let detail = tried.clone().unwrap_or_default();
+    findings.push(Finding::of("certificate", tried, detail));
 }
 
 async fn database(config: &Config, findings: &mut Vec<Finding>) -> Option<Store> {

@@ -11,6 +11,7 @@ pub mod api_keys;
 pub mod assertion;
 pub mod audit;
 pub mod bearer;
+pub mod certificate;
 pub mod check;
 pub mod guesses;
 pub mod lease;

@@ -121,6 +121,7 @@ struct Inner {
     notices_healthy: Gauge,
     notices_lost: Counter,
     event_streams: Gauge,
+    certificate_ends: Gauge,
     cache: SessionCache,
 }
 
@@ -212,13 +213,10 @@ impl Metrics {
                 "Transactions tried again because the database broke off",
             ),
             notices_healthy: gauge(r, "notices_healthy", "Whether notices of other processes come through"),
-            notices_lost: counter(
-                r,
-                "notices_lost",
-                "Times that notices of other processes may have been missed",
-            ),
+            notices_lost: counter(r, "notices_lost", "Times that notices of others may have been missed"),
             event_streams: gauge(r, "event_streams", "Open event streams of signed-in people"),
             cache: SessionCache::new(r),
+            certificate_ends: gauge(r, "certificate_ends_seconds", "When our certificate ends, unix time"),
             providers: RwLock::default(),
             lost_lines,
             registry,
@@ -346,6 +344,11 @@ impl Metrics {
 
     pub fn notices_lost(&self) {
         self.0.notices_lost.inc();
+    }
+
+    /// When the certificate that visitors see ends, in unix milliseconds.
+    pub fn certificate_ends(&self, at_ms: i64) {
+        self.0.certificate_ends.set(at_ms.div_euclid(1000));
     }
 
     pub fn event_streams(&self, open: usize) {

@@ -10,7 +10,7 @@ use actix_web::body::{BoxBody, MessageBody};
 use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::error::InternalError;
 use actix_web::http::header::{self, HeaderMap, HeaderName, HeaderValue};
-use actix_web::http::{ConnectionType, Method, StatusCode};
+use actix_web::http::{ConnectionType, Method, StatusCode, Version};
 use actix_web::middleware::Next;
 use actix_web::{HttpMessage as _, HttpResponse, web};
 use futures_util::FutureExt as _;
@@ -209,6 +209,11 @@ fn check(door: &Door, seen: &Seen, request: &ServiceRequest) -> Option<Result<Ht
     }
     if !seen.path.starts_with('/') {
         return Some(Err(Error::InvalidRequest("The request target is not a path.")));
+    }
+    // Over HTTP/1.1 nobody states a scheme; whoever does must mean this very door (RFC 9113 8.3.1).
+    let scheme = request.uri().scheme_str();
+    if request.version() == Version::HTTP_2 && scheme.is_some_and(|scheme| scheme != door.scheme()) {
+        return Some(Err(Error::InvalidRequest("The request names another scheme.")));
     }
     // The development issuer guards itself: it must be reachable by every loopback name. So does forward-auth: some proxies ask under
     // the name by which they reach us, and say elsewhere which host was asked for.

@@ -13,5 +13,6 @@ pub mod process;
 pub mod servers;
 pub mod spa;
 pub mod tab;
+pub mod two;
 pub mod upstream;
 pub mod wire;

@@ -16,6 +16,7 @@ mod escaping;
 mod forward_auth;
 mod headers;
 mod http;
+mod http2;
 mod id_token;
 mod id_token_form;
 mod identity;

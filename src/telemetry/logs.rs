@@ -164,7 +164,7 @@ impl<W: Write> Write for Sink<W> {
     fn write(&mut self, lines: &[u8]) -> io::Result<usize> {
         // The queue hands over whole lines.
         if self.sink.write_all(lines).is_err() {
-            let count = lines.iter().filter(|byte| **byte == b'\n').count();
+            let count = lines.split(|byte| *byte == b'\n').count().saturating_sub(1);
             self.refused.fetch_add(count as u64, Ordering::Relaxed);
         }
         Ok(lines.len())

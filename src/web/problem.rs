@@ -350,6 +350,7 @@ impl Refused {
     }
 
     /// As it leaves the house; the operator hears of it now.
+    #[must_use]
     pub fn problem(&self) -> Problem {
         self.log();
         Problem::of(&self.0)

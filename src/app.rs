@@ -194,6 +194,7 @@ impl App {
     /// Puts another set-up in force for everything that begins from now on.
     pub fn refurnish(&self, setup: Setup) {
         self.metrics.know_providers(setup.config.providers.iter().map(|p| p.id.as_str()));
+        self.store.remember(setup.config.cache.size_bytes);
         self.setup.store(Arc::new(setup));
         // When tokens are due for renewal may have changed.
         self.store.doubt_all();

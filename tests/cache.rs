@@ -12,7 +12,7 @@ use crate::house::databases::{Database, on_each_database};
 use crate::house::fleet::Fleet;
 use crate::house::home::TestHouse;
 use crate::house::op::{Person, ScriptedOp};
-use crate::house::process::{Home, signed_in as signed_in_at};
+use crate::house::process::{Home, Process, signed_in as signed_in_at};
 use crate::security::{keep_time, signed_in, signed_in_as};
 use crate::stores;
 
@@ -21,12 +21,31 @@ async fn at_the_door(browser: &Browser) -> u16 {
     browser.get("/protected").await.status
 }
 
-/// Two requests, so that the second meets what the first left.
+/// Asks until an answer needed no row: what the house has just written itself, it hears once more from the channel.
 async fn is_remembered(house: &TestHouse, browser: &Browser) {
-    assert_eq!(at_the_door(browser).await, 200);
-    let before = house.metric("session_cache_hits_total").await;
-    assert_eq!(at_the_door(browser).await, 200);
-    assert_eq!(house.metric("session_cache_hits_total").await, before + 1, "the session is remembered");
+    until("the session to be remembered", async || {
+        let before = house.metric("session_cache_hits_total").await;
+        assert_eq!(at_the_door(browser).await, 200);
+        house.metric("session_cache_hits_total").await == before + 1
+    })
+    .await;
+}
+
+/// A thief of the person's cookie at one process of the fleet: an answer that takes the cookie away does not reach them.
+fn holder(fleet: &Fleet, person: &Browser, process: usize) -> Browser {
+    let holder = Browser::new(&fleet.public_url).by_way_of(fleet.processes[process].public);
+    holder.set_cookie("doorward", &person.cookie("doorward").unwrap());
+    holder
+}
+
+/// As [`is_remembered`], at a real process.
+async fn is_remembered_by(process: &Process, browser: &Browser) {
+    until("the session to be remembered", async || {
+        let before = counted(process, "session_cache_hits_total").await;
+        assert_eq!(at_the_door(browser).await, 200);
+        counted(process, "session_cache_hits_total").await == before + 1
+    })
+    .await;
 }
 
 /// How long the door goes on letting somebody in.
@@ -278,6 +297,8 @@ async fn se_04_use_moves_the_idle_limit_of_a_remembered_session_and_no_other() {
 #[tokio::test]
 async fn a_reading_is_believed_for_five_minutes_at_most_and_by_no_clock_that_was_turned_back() {
     let op = ScriptedOp::start().await;
+    // Without a refresh token no renewal asks the row before.
+    op.script(|s| s.token_response(|body| drop(body.remove("refresh_token"))));
     let house = TestHouse::with_op(&op).open().await;
     healthy(&house).await;
     let browser = signed_in(&house).await;
@@ -314,7 +335,7 @@ async fn the_activity_comes_by_itself_and_with_a_stop() {
 }
 
 /// One more of `name` at a real process.
-async fn counted(process: &crate::house::process::Process, name: &str) -> u64 {
+async fn counted(process: &Process, name: &str) -> u64 {
     let page = process.operations("/metrics").await.text();
     let line = page.lines().find_map(|line| line.strip_prefix(&format!("doorward_{name} ")));
     line.unwrap_or_else(|| panic!("no {name}")).parse().unwrap()
@@ -327,18 +348,16 @@ async fn se_05_while_the_listening_connection_is_gone_every_request_asks_the_row
     all_healthy(&fleet.processes).await;
     for _ in 0..3 {
         let person = fleet.signed_in().await;
-        let at = fleet.everywhere(&person);
-        for browser in &at {
-            assert_eq!([at_the_door(browser).await, at_the_door(browser).await], [200; 2]);
-        }
+        let other = holder(&fleet, &person, 1);
+        is_remembered_by(&fleet.processes[1], &other).await;
         let killed =
             format!("SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE {LISTENERS}");
         assert_eq!(fleet.database.number(&killed).await, 2);
-        assert_eq!(at[0].delete("/auth/sessions?all=true").await.status, 204);
-        let late = shut_after(&at[1]).await;
+        assert_eq!(person.delete("/auth/sessions?all=true").await.status, 204);
+        let late = shut_after(&other).await;
         assert!(late < Duration::from_secs(1), "{late:?}");
         all_healthy(&fleet.processes).await;
-        assert_eq!(at_the_door(&at[1]).await, 401, "and nothing comes back with the channel");
+        assert_eq!(at_the_door(&other).await, 401, "and nothing comes back with the channel");
     }
 }
 
@@ -348,22 +367,22 @@ async fn se_05_a_frozen_channel_is_distrusted_within_a_second() {
     let fleet = Fleet::open(Home::with_op(&op), 2).await;
     all_healthy(&fleet.processes).await;
     let person = fleet.signed_in().await;
-    let at = fleet.everywhere(&person);
-    assert_eq!([at_the_door(&at[1]).await, at_the_door(&at[1]).await], [200; 2]);
+    let other = holder(&fleet, &person, 1);
+    is_remembered_by(&fleet.processes[1], &other).await;
     let bypassed = counted(&fleet.processes[1], "session_cache_bypassed_total").await;
     let pids = format!("SELECT CAST(pid AS TEXT) FROM pg_stat_activity WHERE {LISTENERS}");
     let pids: Vec<u32> = fleet.database.texts(&pids).await.iter().map(|pid| pid.parse().unwrap()).collect();
     let since = Instant::now();
     let frozen = Frozen::new(pids);
-    let left = at[0].delete("/auth/sessions?all=true").await.status;
-    while at_the_door(&at[1]).await == 200 && since.elapsed() < Duration::from_secs(5) {}
+    let left = person.delete("/auth/sessions?all=true").await.status;
+    while at_the_door(&other).await == 200 && since.elapsed() < Duration::from_secs(5) {}
     let noticed = since.elapsed();
     drop(frozen);
     assert_eq!(left, 204);
     assert!(noticed <= Duration::from_millis(1_200), "believed for {noticed:?}");
     assert!(counted(&fleet.processes[1], "session_cache_bypassed_total").await > bypassed);
     all_healthy(&fleet.processes).await;
-    assert_eq!(at_the_door(&at[1]).await, 401);
+    assert_eq!(at_the_door(&other).await, 401);
 }
 
 #[tokio::test]
@@ -374,7 +393,7 @@ async fn se_05_with_the_whole_server_frozen_nobody_is_let_in_for_longer_than_a_s
     let process = home.open().await;
     until("a healthy channel", async || is_healthy(&process).await).await;
     let browser = signed_in_at(&process).await;
-    assert_eq!([at_the_door(&browser).await, at_the_door(&browser).await], [200; 2]);
+    is_remembered_by(&process, &browser).await;
     let database = Database::at(&cluster.url("doorward"));
     let of_app = "SELECT CAST(pid AS TEXT) FROM pg_stat_activity WHERE application_name LIKE 'doorward%'";
     let mut pids: Vec<u32> = database.texts(of_app).await.iter().map(|pid| pid.parse().unwrap()).collect();
@@ -404,14 +423,13 @@ async fn se_05_what_the_command_line_revokes_on_sqlite_is_over_within_100_ms() {
     let mut delays = Vec::new();
     for _ in 0..7 {
         let browser = signed_in_at(&process).await;
-        assert_eq!([at_the_door(&browser).await, at_the_door(&browser).await], [200; 2]);
+        is_remembered_by(&process, &browser).await;
         let id = file.texts("SELECT id FROM sessions WHERE revoked_at IS NULL").await.remove(0);
         let ran = home.run(&["sessions", "revoke", &id]).await;
         assert_eq!(ran.code, 0, "{}", ran.all());
         delays.push(shut_after(&browser).await);
         assert_eq!(at_the_door(&browser).await, 401);
     }
-    assert!(counted(&process, "session_cache_hits_total").await >= 7);
     delays.sort_unstable();
     assert!(delays[delays.len() / 2] <= Duration::from_millis(100), "{delays:?}");
 }

@@ -244,7 +244,7 @@ impl Known {
 impl Store {
     /// Remembers sessions from now on, in this much memory. A process that does not [`Store::listen`] believes none of them all the same.
     pub fn remember(&self, bytes: u64) {
-        let _ = self.board.cache.get_or_init(|| Cache::new(bytes));
+        self.board.cache.get_or_init(|| Cache::new(bytes)).map.set_capacity(bytes);
     }
 
     /// What is remembered of the session with this key.

@@ -233,7 +233,7 @@ async fn px_11_whatever_fails_in_the_decision_denies() {
     stage.house.database.execute("UPDATE sessions SET access_token = X'00'").await;
     assert_eq!(status(&stage.ask("GET /token/x", &cookie).await), 401, "a token that does not open is none");
     stage.app.assert_silent("an unreadable token");
-    stage.house.database.execute("ALTER TABLE sessions RENAME TO hidden").await;
+    stage.house.rewrite("ALTER TABLE sessions RENAME TO hidden").await;
     let answer = stage.ask("GET /in/x", &cookie).await;
     assert!(matches!(status(&answer), 500 | 503), "{answer}");
     stage.app.assert_silent("no table");

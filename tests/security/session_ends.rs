@@ -240,6 +240,7 @@ on_each_database! {
         }
         // The oldest is used again, so that the second is the least recently used one.
         assert!(is_signed_in(&browsers[0]).await);
+        house.settle().await;
         house.clock.advance(Duration::from_secs(1));
         browsers.push(signed_in(&house).await);
         let mut alive = Vec::new();

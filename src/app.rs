@@ -23,6 +23,7 @@ use crate::proxy::routes::Table;
 use crate::proxy::upstream::Upstreams;
 use crate::store::Store;
 use crate::telemetry::Metrics;
+use crate::tls::Shown;
 
 pub use activity::Activity;
 pub use single_flight::{Done, Lead, SingleFlight};
@@ -48,8 +49,12 @@ pub struct App {
     pub renewals: SingleFlight,
     /// Refused logout tokens by address.
     pub bad_logout_tokens: Tally,
+    /// Bearer tokens by address that a provider was asked about for nothing.
+    pub bad_bearer_tokens: Tally,
     /// The tabs that listen right now.
     pub live: Live,
+    /// What our own listener shows, where it speaks TLS.
+    pub certificate: Option<Arc<Shown>>,
 }
 
 /// What a reload replaces, all of it at once.
@@ -160,8 +165,17 @@ impl App {
             activity: Activity::default(),
             renewals: SingleFlight::default(),
             bad_logout_tokens: Tally::default(),
+            bad_bearer_tokens: Tally::default(),
             live: Live::default(),
+            certificate: None,
         }
+    }
+
+    /// The certificate that the listener shows since before the house was furnished.
+    #[must_use]
+    pub fn with_certificate(mut self, shown: Option<Arc<Shown>>) -> Self {
+        self.certificate = shown;
+        self
     }
 
     /// Counts with these from now on: they are older than the house, and were asked for while it waited for its database.

@@ -17,6 +17,12 @@ pub enum Error {
     LoginFailed(&'static str),
     #[error("not signed in")]
     NotSignedIn,
+    /// A bearer token that does not count; the reason is for the audit log, the client learns only that it does not.
+    #[error("the bearer token does not count: {0}")]
+    InvalidToken(&'static str),
+    /// A bearer token that the provider honours, and whose session or user here is over.
+    #[error("the bearer token's session or user is over here")]
+    TokenRevoked,
     /// No such person, or not this password.
     #[error("wrong credentials")]
     InvalidCredentials,
@@ -94,8 +100,9 @@ impl Error {
         match self {
             Self::InvalidRequest(_) | Self::TooSlow => "invalid_request",
             Self::LoginExpired => "login_expired",
-            Self::LoginFailed(reason) => reason,
+            Self::LoginFailed(reason) | Self::InvalidToken(reason) => reason,
             Self::NotSignedIn => "not_signed_in",
+            Self::TokenRevoked => "token_revoked",
             Self::InvalidCredentials => "invalid_credentials",
             Self::SessionEnded => "session_ended",
             Self::RefreshTokenReused => "refresh_token_reused",

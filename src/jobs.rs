@@ -13,12 +13,14 @@ use crate::app::App;
 use crate::domain::clock;
 use crate::error::Result;
 use crate::flows::lease::{self, Lease, Turn};
-use crate::flows::{activity, assertion, register, rotate, sweep};
+use crate::flows::{activity, assertion, certificate, register, rotate, sweep};
 
 /// Often enough that a batch stays small, rarely enough that an idle house sleeps.
 const EVERY: Duration = Duration::from_mins(1);
 /// How often unfinished registrations are looked for: one look in an index, and nothing stays an orphan for long (security.md RG-02).
 const RESUME: Duration = Duration::from_secs(5);
+/// How often an operator is reminded of a realm that drops registrations' marks.
+const MARKS: Duration = Duration::from_mins(15);
 const BACK_OFF_MAX: Duration = Duration::from_mins(15);
 /// A holder renews three times as often; one that is silent for this long is taken for dead.
 const LEASE: Duration = Duration::from_secs(30);
@@ -47,6 +49,9 @@ pub enum Runs {
 /// How often an app's health path is asked: an address that recovered is missed for no longer.
 const HEALTH: Duration = Duration::from_secs(5);
 
+/// How soon a renewed certificate is shown without a signal: two looks at two files.
+const CERTIFICATE: Duration = Duration::from_secs(5);
+
 /// A key is published for a day before it signs, so that an hour does not matter.
 const KEYS: Duration = Duration::from_hours(1);
 
@@ -69,8 +74,19 @@ pub const JOBS: &[Job] = &[
     Job { name: "activity", every: ACTIVITY, runs: Runs::Everywhere(|app| Box::pin(activity::write(app))) },
     Job { name: "session_cache", every: EVERY, runs: Runs::Everywhere(forget) },
     Job { name: "upstream_health", every: HEALTH, runs: Runs::Everywhere(|app| Box::pin(health(app))) },
+    Job {
+        name: "certificate",
+        every: CERTIFICATE,
+        runs: Runs::Everywhere(|app| Box::pin(certificate::follow(app))),
+    },
     // Each unfinished registration is claimed by itself, so replicas share them.
     Job { name: "registrations", every: RESUME, runs: Runs::Everywhere(|app| Box::pin(resumed(app))) },
+    // Not at the start itself, which asks no provider; a realm may also change later.
+    Job {
+        name: "registration_marks",
+        every: MARKS,
+        runs: Runs::Everywhere(|app| Box::pin(register::check_marks(app))),
+    },
 ];
 
 /// Each replica asks for itself: what one reaches another may not.

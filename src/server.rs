@@ -2,25 +2,32 @@
 //!
 //! Owns: binding, the order of the start, reload and shutdown. Never does: answer a request, or decide anything about one.
 
+mod h2;
+mod secure;
+mod translate;
+
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use actix_web::dev::{Server as Http, ServerHandle};
+use actix_web::http::KeepAlive;
 use actix_web::middleware::from_fn;
 use actix_web::{App as HttpApp, HttpServer, web};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
+use self::secure::{Secure, boxed};
 use crate::app::App;
 use crate::config::{Config, ProviderKind, Sources};
 use crate::dev_idp::DevIdp;
 use crate::flows::start::{self, Furniture, Keys, StartFault};
-use crate::flows::{activity, audit, reload};
+use crate::flows::{activity, audit, certificate, reload};
 use crate::jobs;
 use crate::store::Store;
 use crate::telemetry::LostLines;
+use crate::tls::Shown;
 use crate::web::operations::{self, MaybeApp, Operations};
 use crate::web::waiting::{self, ClosedDoor};
 use crate::web::{self as door, Door};
@@ -39,6 +46,8 @@ pub struct Server {
     operations: TcpListener,
     store: Store,
     keys: Keys,
+    /// What the public listener shows, where it speaks TLS.
+    shown: Option<Arc<Shown>>,
     at: Furniture,
     told: Operations,
     dev_idp: Option<DevIdp>,
@@ -62,6 +71,7 @@ impl Server {
             config.follow_port(here.port());
         }
         let keys = start::read_keys(&config, &*at.random)?;
+        let shown = certificate::open(&config, at.clock.now_ms())?;
         let store = start::open_store(&config).await?;
         let dev_idp = dev_idp(&config, &at)?;
         tracing::info!(public = %here, operations = %address(&operations)?, public_url = %config.server.public_url, "listening");
@@ -72,6 +82,7 @@ impl Server {
             operations,
             store,
             keys,
+            shown,
             at,
             told: Operations::default(),
             dev_idp,
@@ -140,11 +151,14 @@ impl Server {
             return Ok(());
         }
         let shutdown = Duration::from_millis(self.config.server.shutdown_ms);
+        let secure = self.secure()?;
         let app = start::furnish(self.store, self.config, self.keys, self.at).await?;
-        let app = Arc::new(app.with_metrics(self.told.metrics.clone()));
+        let app = app.with_metrics(self.told.metrics.clone()).with_certificate(self.shown);
+        let app = Arc::new(app);
         let mac = start::cookie_key(&app).await?;
-        let doors = Door::new(Arc::clone(&app), &mac, self.dev_idp.is_some());
-        let server = serve_public(&self.public, doors, self.dev_idp, self.workers)?;
+        let dev_idp = self.dev_idp;
+        let doors = Door::new(Arc::clone(&app), &mac, dev_idp.is_some());
+        let server = serve_public(&self.public, secure, (doors, dev_idp), self.workers)?;
         let handle = server.handle();
         self.told.app.store(Some(Arc::clone(&app)));
         audit::milestone(&app, "server.started").await;
@@ -175,6 +189,11 @@ impl Server {
         Ok(())
     }
 
+    fn secure(&self) -> Result<Option<Secure>, StartFault> {
+        let secure = |shown: &Arc<Shown>| Secure::new(Arc::clone(shown), Arc::clone(&self.at.clock));
+        self.shown.as_ref().map(secure).transpose().map_err(|problem| StartFault::Faults(vec![problem]))
+    }
+
     /// Prepares the schema. While the database is away, the closed door answers; `false` when asked to stop meanwhile.
     async fn wait_for_database(&self, stop: &mut watch::Receiver<bool>) -> Result<bool, StartFault> {
         let mut closed: Option<ServerHandle> = None;
@@ -187,7 +206,7 @@ impl Server {
                             problem,
                             "the database is not there yet; the door stays closed until it is"
                         );
-                        let server = serve_closed(&self.public, &self.config)?;
+                        let server = serve_closed(&self.public, self.secure()?, &self.config)?;
                         closed = Some(server.handle());
                         tokio::spawn(server);
                     }
@@ -231,55 +250,59 @@ fn dev_idp(config: &Config, at: &Furniture) -> Result<Option<DevIdp>, StartFault
     issuer.map(Some).map_err(|e| StartFault::Faults(vec![format!("provider.{}: {e}", provider.id)]))
 }
 
-fn started(server: std::io::Result<HttpServerBound>) -> Result<Http, StartFault> {
-    server
-        .map(|bound| bound.0)
-        .map_err(|e| StartFault::Faults(vec![format!("the listener cannot be used: {e}")]))
+fn started(server: std::io::Result<Http>) -> Result<Http, StartFault> {
+    server.map_err(|e| StartFault::Faults(vec![format!("the listener cannot be used: {e}")]))
 }
-
-struct HttpServerBound(Http);
 
 fn serve_operations(server: &Server) -> Result<Http, StartFault> {
     let told = server.told.clone();
     let listener = again(&server.operations)?;
     let http = HttpServer::new(move || HttpApp::new().configure(|cfg| operations::routes(cfg, &told)));
-    started(http.workers(1).disable_signals().listen(listener).map(|http| HttpServerBound(http.run())))
+    started(http.workers(1).disable_signals().listen(listener).map(HttpServer::run))
 }
 
-fn serve_closed(public: &TcpListener, config: &Config) -> Result<Http, StartFault> {
+fn serve_closed(public: &TcpListener, secure: Option<Secure>, config: &Config) -> Result<Http, StartFault> {
     let host = config.server.public_url.host_str().unwrap_or_default();
     let closed = ClosedDoor::new(&config.server.auth_prefix, host);
-    let http = HttpServer::new(move || HttpApp::new().configure(|cfg| waiting::routes(cfg, &closed)));
+    let app = move || HttpApp::new().configure(|cfg| waiting::routes(cfg, &closed));
     // A client that keeps its connection must meet the open door with its next request.
-    let http = http
-        .workers(1)
-        .disable_signals()
-        .keep_alive(actix_web::http::KeepAlive::Disabled)
-        .shutdown_timeout(1);
-    started(http.listen(again(public)?).map(|http| HttpServerBound(http.run())))
+    let http = if let Some(secure) = secure {
+        let builder = Http::build().workers(1).disable_signals().shutdown_timeout(1);
+        secure.without_keeping().listen(builder, again(public)?, move || boxed(app()))
+    } else {
+        let http = HttpServer::new(app).workers(1).disable_signals().shutdown_timeout(1);
+        http.keep_alive(KeepAlive::Disabled).listen(again(public)?).map(HttpServer::run)
+    };
+    started(http)
 }
 
 fn serve_public(
     public: &TcpListener,
-    doors: Door,
-    dev_idp: Option<DevIdp>,
+    secure: Option<Secure>,
+    (doors, dev_idp): (Door, Option<DevIdp>),
     workers: usize,
 ) -> Result<Http, StartFault> {
-    let http = HttpServer::new(move || {
+    let app = move || {
         HttpApp::new()
             .wrap(from_fn(door::layer))
             .app_data(web::PayloadConfig::new(BODY_MAX))
             .app_data(web::FormConfig::default().limit(BODY_MAX))
             .configure(|cfg| door::routes(cfg, &doors, dev_idp.as_ref()))
-    })
-    .disable_signals()
-    // Else a client that leaves while a provider thinks is not noticed.
-    .h1_allow_half_closed(false)
-    .tcp_nodelay(true)
-    .client_request_timeout(HEAD_TIME)
-    .keep_alive(KEEP_ALIVE);
+    };
+    if let Some(secure) = secure {
+        let builder = Http::build().disable_signals();
+        let builder = if workers == 0 { builder } else { builder.workers(workers) };
+        return started(secure.listen(builder, again(public)?, move || boxed(app())));
+    }
+    let http = HttpServer::new(app)
+        .disable_signals()
+        // Else a client that leaves while a provider thinks is not noticed.
+        .h1_allow_half_closed(false)
+        .tcp_nodelay(true)
+        .client_request_timeout(HEAD_TIME)
+        .keep_alive(KEEP_ALIVE);
     let http = if workers == 0 { http } else { http.workers(workers) };
-    started(http.listen(again(public)?).map(|http| HttpServerBound(http.run())))
+    started(http.listen(again(public)?).map(HttpServer::run))
 }
 
 /// Reloads on each SIGHUP; never ends by itself.

@@ -15,7 +15,7 @@ const LINES_MAX: usize = 500;
 const CONTRACT_MAX: usize = 12;
 
 /// Who may know whom. `room::part` opens one part of a room; a room's own parts always know each other.
-const MAY_KNOW: [(&str, &[&str]); 16] = [
+const MAY_KNOW: [(&str, &[&str]); 17] = [
     (
         "app",
         &[
@@ -29,6 +29,7 @@ const MAY_KNOW: [(&str, &[&str]); 16] = [
             "proxy::upstream",
             "store",
             "telemetry",
+            "tls",
         ],
     ),
     (
@@ -41,13 +42,17 @@ const MAY_KNOW: [(&str, &[&str]); 16] = [
     ("domain", &[]),
     ("error", &["domain", "providers", "store"]),
     ("events", &["store"]),
-    ("flows", &["app", "config", "crypto", "domain", "error", "providers", "store"]),
+    ("flows", &["app", "config", "crypto", "domain", "error", "providers", "store", "tls"]),
     ("jobs", &["app", "domain", "error", "flows"]),
-    ("providers", &["config", "crypto::sign", "domain", "telemetry"]),
-    ("proxy", &["config", "domain"]),
-    ("server", &["app", "config", "dev_idp", "flows", "jobs", "store", "telemetry", "web"]),
+    ("providers", &["config", "crypto::sign", "crypto::trust", "domain", "telemetry"]),
+    ("proxy", &["config", "crypto::trust", "domain"]),
+    (
+        "server",
+        &["app", "config", "dev_idp", "domain", "error", "flows", "jobs", "store", "telemetry", "tls", "web"],
+    ),
     ("store", &["config", "crypto", "domain"]),
     ("telemetry", &[]),
+    ("tls", &["config"]),
     (
         "web",
         &["app", "config", "dev_idp::DevIdp", "domain", "error", "events", "flows", "proxy", "telemetry"],
@@ -55,11 +60,13 @@ const MAY_KNOW: [(&str, &[&str]); 16] = [
 ];
 
 /// Foreign crates that shape a room, and the only folders or files of `src` that may name them.
-const FOREIGN: [(&str, &[&str]); 9] = [
+const FOREIGN: [(&str, &[&str]); 11] = [
     ("openidconnect", &["providers/oidc/"]),
     ("sqlx", &["store/"]),
     ("reqwest", &["providers/http.rs", "telemetry/"]),
-    ("actix_web", &["web/", "server.rs", "cli/", "dev_idp/", "proxy/"]),
+    ("actix_web", &["web/", "server.rs", "server/", "cli/", "dev_idp/", "proxy/"]),
+    ("actix_http", &["server/"]),
+    ("h2", &["server.rs", "server/"]),
     ("actix_session", &["web/"]),
     ("actix_cors", &["web/"]),
     ("askama", &["web/", "proxy/", "dev_idp/"]),

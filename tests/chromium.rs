@@ -11,7 +11,7 @@ use crate::house::servers::chromium::{self, Chrome};
 use crate::house::servers::keycloak::{self, RealmSpec};
 
 /// A violation of the content policy on any page of ours fails the story (security.md WB-06).
-async fn assert_policy_kept(chrome: &Chrome) {
+pub async fn assert_policy_kept(chrome: &Chrome) {
     let log = chrome.console_log().await;
     let broken: Vec<_> = log
         .iter()

@@ -3,11 +3,13 @@
 
 mod admin;
 mod architecture;
+mod bearer;
 mod browser_selftest;
 mod cache;
 mod channel;
 mod chromium;
 mod config;
+mod forward_auth;
 mod house;
 mod jobs;
 mod keys;
@@ -27,3 +29,4 @@ mod servers;
 mod start;
 mod stores;
 mod telemetry;
+mod tls;

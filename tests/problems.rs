@@ -14,6 +14,8 @@ fn every_error() -> Vec<Error> {
         Error::LoginExpired,
         Error::LoginFailed("any_reason"),
         Error::NotSignedIn,
+        Error::InvalidToken("any_reason"),
+        Error::TokenRevoked,
         Error::InvalidCredentials,
         Error::SessionEnded,
         Error::RefreshTokenReused,
@@ -56,6 +58,8 @@ fn every_error() -> Vec<Error> {
             | Error::LoginExpired
             | Error::LoginFailed(_)
             | Error::NotSignedIn
+            | Error::InvalidToken(_)
+            | Error::TokenRevoked
             | Error::InvalidCredentials
             | Error::SessionEnded
             | Error::RefreshTokenReused

@@ -4,6 +4,7 @@ mod addresses;
 mod attached;
 mod bodies;
 mod sockets;
+mod spa;
 pub mod stage;
 mod streams;
 

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use crate::house::browser::{Browser, Page};
 use crate::house::databases::on_each_database;
 use crate::house::home::{Plan, TestHouse};
+use crate::house::process::Home;
 use crate::house::servers::keycloak::{self, Realm, RealmSpec};
 
 const PASSWORD: &str = " Käse & Brot, 7 Tage\u{301} ";
@@ -276,4 +277,99 @@ async fn reading_the_page_asks_nobody_and_writes_nothing() {
     }
     assert!(before == house.database.dump().await);
     assert_eq!(house.dev_idp().times_asked(Endpoint::CreateUser), 0);
+}
+
+#[tokio::test]
+async fn a_person_gives_the_listed_attributes_on_the_page() {
+    let house = TestHouse::plan().set("REGISTRATION__ATTRIBUTES", r#"["company_name", "plan"]"#).open().await;
+    let person = house.browser();
+    let page = person.navigate("/auth/register").await;
+    assert!(page.text().contains("Company name"), "{}", page.text());
+    let form = page.forms().remove(0);
+    let fields = [
+        ("username", "nina"),
+        ("email", "nina at new.example"),
+        ("password", PASSWORD),
+        ("attributes.company_name", "Käse & Söhne"),
+    ];
+    let again = person.submit(&page, &form, &fields).await;
+    assert_eq!(again.status, 422);
+    let kept = again.forms().remove(0);
+    let company = ("attributes.company_name".to_owned(), "Käse & Söhne".to_owned());
+    assert!(kept.fields.contains(&company), "{kept:?}");
+    let done = person.submit(&again, &kept, &[("email", "nina@new.example"), ("password", PASSWORD)]).await;
+    assert_eq!(done.status, 303, "{}", done.text());
+    let data = house.database.texts("SELECT app_data FROM users").await.remove(0);
+    let data: Value = serde_json::from_str(&data).unwrap();
+    assert_eq!(
+        data,
+        json!({ "registration": { "company_name": "Käse & Söhne" } }),
+        "what was left empty is not there"
+    );
+    // A page of one's own may not send more than what is listed.
+    let more = [
+        ("username", "olga"),
+        ("email", "olga@new.example"),
+        ("password", PASSWORD),
+        ("attributes.role", "admin"),
+    ];
+    assert_eq!(house.browser().post_form("/auth/register", &more).await.status, 422);
+}
+
+#[tokio::test]
+async fn a_realm_that_drops_the_mark_is_told_to_the_operator() {
+    let realm = keycloak::server().await.realm(RealmSpec::default()).await;
+    let text = registering(&realm);
+    let home = Home::with_config(&text);
+    home.write_key("secrets/k1");
+    let checked = home.run(&["check"]).await;
+    assert!(checked.all().contains("registration at provider keycloak"), "{}", checked.all());
+    assert_eq!(checked.code, 0, "{}", checked.all());
+    let mut profile = realm.admin(Method::GET, "/users/profile", None).await;
+    profile.as_object_mut().unwrap().remove("unmanagedAttributePolicy");
+    realm.admin(Method::PUT, "/users/profile", Some(&profile)).await;
+    let checked = home.run(&["check"]).await;
+    assert!(checked.code == 1 && checked.all().contains("doorward_ref"), "{}", checked.all());
+    let mut process = home.open().await;
+    let warned = process.heard("doorward_ref").await;
+    assert!(warned.contains("WARN") && warned.contains("keycloak"), "{warned}");
+}
+
+/// Moves the power over people from the main client to one that can do nothing else.
+async fn split_powers(realm: &Realm) {
+    let id_of = async |client: &str| {
+        let found = realm.admin(Method::GET, &format!("/clients?clientId={client}"), None).await;
+        found[0]["id"].as_str().unwrap().to_owned()
+    };
+    let clerk = json!({
+        "clientId": "clerk", "enabled": true, "publicClient": false, "secret": "clerk-secret", "standardFlowEnabled": false,
+        "directAccessGrantsEnabled": false, "serviceAccountsEnabled": true,
+    });
+    realm.admin(Method::POST, "/clients", Some(&clerk)).await;
+    let (clerk, main, management) =
+        (id_of("clerk").await, id_of("doorward").await, id_of("realm-management").await);
+    let account = realm.admin(Method::GET, &format!("/clients/{clerk}/service-account-user"), None).await;
+    let role = realm.admin(Method::GET, &format!("/clients/{management}/roles/manage-users"), None).await;
+    let place = format!("/users/{}/role-mappings/clients/{management}", account["id"].as_str().unwrap());
+    realm.admin(Method::POST, &place, Some(&json!([role]))).await;
+    realm
+        .admin(Method::PUT, &format!("/clients/{main}"), Some(&json!({ "serviceAccountsEnabled": false })))
+        .await;
+}
+
+#[tokio::test]
+async fn the_directory_is_asked_with_credentials_of_its_own_where_the_operator_names_some() {
+    let realm = keycloak::server().await.realm(RealmSpec::default()).await;
+    split_powers(&realm).await;
+    let own = registering(&realm);
+    let refused =
+        TestHouse::with(&own).open().await.browser().post_json("/auth/register", &wish("nina")).await;
+    assert_eq!(refused.status, 502, "the main client has no power over people: {}", refused.text());
+    let admin = "admin = { client_id = \"clerk\", client_secret = \"clerk-secret\" }\n";
+    let house = TestHouse::with(&format!("{own}{admin}")).set("LIMITS__REGISTER", "\"off\"").open().await;
+    let made = house.browser().post_json("/auth/register", &wish("nina")).await;
+    assert_eq!(made.status, 201, "{}", made.text());
+    assert_eq!(made.json()["userId"], realm.user_id("nina").await.as_str());
+    let taken = house.browser().post_json("/auth/register", &wish("nina")).await;
+    assert_eq!(taken.status, 409, "{}", taken.text());
 }

@@ -4,21 +4,22 @@
 //! Owns: the release binary and nginx in turns on one core, the same app behind both, 64 connections, and the gates; status 1 when one is missed.
 //! Never does: count its own processor time, or the app's, as the gateway's.
 //!
-//! `cargo bench --bench gateway -- requests large` runs parts; `-- --test` checks that it starts, and ends at once.
+//! `cargo bench --bench gateway -- requests forward large` runs parts; `-- --test` checks that it starts, and ends at once.
 
 mod crowd;
 #[expect(dead_code, reason = "memory is measured by the other benchmark")]
 #[path = "../login/door.rs"]
 mod door;
 mod drive;
+mod forward;
 mod nginx;
+#[expect(dead_code, reason = "doubts are the other benchmark's")]
 #[path = "../login/report.rs"]
 mod report;
 mod sign_in;
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;
-use std::path::Path;
 use std::process::{Command, ExitCode};
 
 use self::door::{Door, cpu_ms, free_address};
@@ -45,7 +46,7 @@ mod start {
     }
 }
 
-const PARTS: [&str; 3] = ["requests", "large", "sessions"];
+const PARTS: [&str; 4] = ["requests", "forward", "large", "sessions"];
 const ROUNDS: usize = 5;
 const WARM_UP: usize = 4_000;
 const REQUESTS: usize = 40_000;
@@ -119,7 +120,8 @@ impl Stand {
 /// The built-in set-up with two routes to a real app.
 fn configuration(app: SocketAddr) -> String {
     let built_in = include_str!("../../config.toml");
-    let mut text = built_in.to_owned();
+    // Else nobody may ask about other requests.
+    let mut text = built_in.replace("trusted_proxies = []", "trusted_proxies = [\"127.0.0.1\"]");
     let _ = write!(text, "\n[[upstream]]\nid = \"app\"\nurls = [\"http://{app}\"]\n");
     for (path, access) in [("/pub/**", "public"), ("/in/**", "signed_in")] {
         let _ = write!(text, "\n[[route]]\npath = \"{path}\"\naccess = \"{access}\"\nupstream = \"app\"\n");
@@ -160,6 +162,9 @@ async fn run(report: &mut Report, wanted: impl Fn(&str) -> bool) -> Outcome<()> 
     let stand = Stand::open(false).await?;
     if wanted("requests") {
         requests(report, &stand).await?;
+    }
+    if wanted("forward") {
+        forward::forward(report, &stand).await?;
     }
     if wanted("large") {
         large(report, &stand).await?;

@@ -1,5 +1,6 @@
 //! The release binary as a process of its own, in a folder of its own, and what the kernel says of it.
 
+use std::ffi::OsString;
 use std::fs::File;
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
@@ -25,10 +26,7 @@ impl Door {
         let operations = free_address()?;
         let log = File::options().create(true).append(true).open(folder.join("log"))?;
         let started = Instant::now();
-        // Another binary may be measured instead, to compare two versions in the same hour.
-        let program =
-            std::env::var_os("DOORWARD_BINARY").unwrap_or_else(|| env!("CARGO_BIN_EXE_doorward").into());
-        let process = Command::new(program)
+        let process = Command::new(program())
             .current_dir(folder)
             .env("DOORWARD__SERVER__LISTEN", public.to_string())
             .env("DOORWARD__SERVER__OPERATIONS_LISTEN", operations.to_string())
@@ -84,6 +82,11 @@ impl Drop for Door {
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
+}
+
+/// What is measured. Another binary may take its place, to compare two versions in the same hour.
+pub fn program() -> OsString {
+    std::env::var_os("DOORWARD_BINARY").unwrap_or_else(|| env!("CARGO_BIN_EXE_doorward").into())
 }
 
 /// Processor time of a process and all its threads so far, user and system, in ms.

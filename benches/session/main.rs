@@ -18,8 +18,10 @@ mod door;
 #[path = "../../tests/house/op/mod.rs"]
 mod op;
 mod refresh;
+#[expect(dead_code, reason = "shared with the other bench, which may find that it can tell nothing")]
 #[path = "../login/report.rs"]
 mod report;
+mod revocation;
 #[expect(
     dead_code,
     clippy::expect_used,
@@ -41,7 +43,7 @@ use self::report::Report;
 /// What may go wrong ends the run with a sentence.
 pub type Outcome<T> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
-const PARTS: [&str; 1] = ["refresh"];
+const PARTS: [&str; 2] = ["refresh", "revocation"];
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
@@ -65,6 +67,9 @@ async fn main() -> ExitCode {
 async fn run(report: &mut Report, wanted: impl Fn(&str) -> bool) -> Outcome<()> {
     if wanted("refresh") {
         refresh::measure(report).await?;
+    }
+    if wanted("revocation") {
+        revocation::measure(report).await?;
     }
     Ok(())
 }

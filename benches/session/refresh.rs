@@ -74,7 +74,8 @@ async fn crowd(client: &reqwest::Client, url: &Url, cookies: &str) -> Outcome<()
     Ok(())
 }
 
-fn configuration(url: &Url, database: &str, op: &ScriptedOp) -> String {
+/// A set-up with the scripted provider as `op`.
+pub fn configuration(url: &Url, database: &str, op: &ScriptedOp) -> String {
     format!(
         r#"[server]
 public_url = "{origin}"

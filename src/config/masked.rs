@@ -101,6 +101,11 @@ impl Config {
         page.text("operations_listen", server.operations_listen);
         page.text("auth_prefix", &server.auth_prefix);
         page.list("trusted_proxies", &server.trusted_proxies);
+        if let Some(tls) = &server.tls {
+            let (certificate, key) = (tls.certificate_file.display(), tls.key_file.display());
+            let (certificate, key) = (quoted(&certificate.to_string()), quoted(&key.to_string()));
+            page.plain("tls", format_args!("{{ certificate_file = {certificate}, key_file = {key} }}"));
+        }
         page.text("shutdown", duration_text(server.shutdown_ms.try_into().unwrap_or(i64::MAX)));
         page.head("[database]");
         page.text("url", MASK);
@@ -190,6 +195,7 @@ fn mask_provider(page: &mut Page, provider: &Provider) {
     page.plain("session_follows_token", provider.session_follows_token);
     page.text("bearer", word(&BEARER, &provider.bearer));
     page.list("api_audiences", &provider.api_audiences);
+    page.text("introspection_cache", duration_text(provider.introspection_cache_ms));
     page.list("required_claims", &provider.required_claims);
     page.list("default_roles", &provider.default_roles);
     page.text("id_prefix", &provider.id_prefix);

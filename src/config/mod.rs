@@ -144,7 +144,7 @@ impl Config {
         if !self.server.public_url_is_default {
             return;
         }
-        if let Some(public_url) = server::default_public_url(port) {
+        if let Some(public_url) = server::default_public_url(port, self.server.tls.is_some()) {
             self.move_to(public_url);
         }
     }

@@ -60,6 +60,8 @@ pub struct Provider {
     pub bearer: Bearer,
     /// The audiences of which one must stand in a bearer JWT.
     pub api_audiences: Vec<String>,
+    /// How long the provider's word on a bearer token is believed, where it is asked; at most a minute.
+    pub introspection_cache_ms: i64,
     /// Claims without which a login is refused.
     pub required_claims: Vec<String>,
     /// Local roles given once, at creation.
@@ -200,6 +202,15 @@ pub struct WebhookIn {
     pub allowed_ips: Vec<IpNet>,
     /// How old or early a timestamp may be.
     pub tolerance_ms: i64,
+}
+
+impl Provider {
+    /// Whether a bearer token may be known as ours by the client that it was issued to, without an audience. Keycloak says of each
+    /// token what it is, and so does a provider that is asked; of other JWTs only the audience tells an API's token.
+    #[must_use]
+    pub fn may_lack_audiences(&self) -> bool {
+        self.kind == ProviderKind::Keycloak || self.bearer == Bearer::Introspection
+    }
 }
 
 impl ProviderKind {

@@ -11,10 +11,7 @@ use super::{
 /// Settings that are fine alone and senseless together (security.md SC-04).
 pub(super) fn contradictions(section: &Reader<'_>, provider: &Provider) {
     let oidc = provider.kind == ProviderKind::Oidc;
-    if provider.bearer == Bearer::Jwt
-        && provider.kind != ProviderKind::Keycloak
-        && provider.api_audiences.is_empty()
-    {
+    if provider.bearer == Bearer::Jwt && provider.api_audiences.is_empty() && !provider.may_lack_audiences() {
         let advice = "list the audience that the provider puts into access tokens for this app";
         section.fault("api_audiences", "is empty although bearer is \"jwt\"", advice);
     }
@@ -88,6 +85,10 @@ pub(super) fn dev(section: &Reader<'_>, provider: &mut Provider, server: Option<
     }
     if provider.issuer_is_default {
         provider.issuer = dev_issuer(&server.public_url);
+    }
+    // It is reached through our own listener, which nobody else vouches for.
+    if let (Some(tls), None) = (&server.tls, &provider.tls_ca_file) {
+        provider.tls_ca_file = Some(tls.certificate_file.clone());
     }
     let name = section.name("kind");
     section.report.warn(format!("{name} dev: anybody on this machine signs in without a password"));

@@ -114,6 +114,11 @@ fn provider(section: &mut Reader<'_>, id: String, kind: ProviderKind) -> Provide
         session_follows_token: section.bool("session_follows_token", false),
         bearer,
         api_audiences: section.strings("api_audiences", &[]),
+        introspection_cache_ms: section.duration_ms(
+            "introspection_cache",
+            30 * SECOND_MS,
+            (0, 60 * SECOND_MS),
+        ),
         required_claims: section.strings("required_claims", &[]),
         default_roles: section.strings("default_roles", &[]),
         id_prefix: String::new(),

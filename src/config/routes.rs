@@ -180,6 +180,10 @@ fn route(section: &mut Reader<'_>, upstreams: &[Upstream]) -> Route {
         };
         section.fault("upstream", &format!("no upstream has the id \"{id}\""), &advice);
     }
+    if route.upstream.is_none() && route.attach.contains(&Attach::Assertion) {
+        let advice = "name an upstream: its id is the audience of the assertion";
+        section.fault("attach", "has an assertion that is for nobody", advice);
+    }
     if route.access == Access::Public {
         let conditions = ["roles", "groups", "tenants", "acr", "max_age"];
         for key in conditions.into_iter().filter(|key| section.has(key)) {

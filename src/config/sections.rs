@@ -139,6 +139,8 @@ pub struct Limits {
     pub password_failures_identifier: Option<Rate>,
     /// Refused logout tokens per address; valid ones are never limited.
     pub bad_logout_tokens: Option<Rate>,
+    /// Bearer tokens per address that a provider was asked about and does not know; good ones are never limited.
+    pub bad_bearer_tokens: Option<Rate>,
     /// The oldest session of a user ends when there would be more.
     pub sessions_per_user: u32,
     /// Login attempts that one browser may have open.
@@ -158,6 +160,7 @@ pub(super) fn limits(mut section: Reader<'_>) -> Limits {
         password_failures_address: section.rate("password_failures_address", "100/15m"),
         password_failures_identifier: section.rate("password_failures_identifier", "10/15m"),
         bad_logout_tokens: section.rate("bad_logout_tokens", "60/1m"),
+        bad_bearer_tokens: section.rate("bad_bearer_tokens", "60/1m"),
         sessions_per_user: narrow(section.integer("sessions_per_user", 100, (1, 100_000))),
         login_attempts_per_browser: usize::try_from(section.integer(
             "login_attempts_per_browser",
@@ -184,7 +187,7 @@ pub(super) fn limits(mut section: Reader<'_>) -> Limits {
 
 impl Limits {
     /// Every rate with its key.
-    pub(super) fn rates(&self) -> [(&'static str, Option<Rate>); 7] {
+    pub(super) fn rates(&self) -> [(&'static str, Option<Rate>); 8] {
         [
             ("login_start", self.login_start),
             ("callback", self.callback),
@@ -193,6 +196,7 @@ impl Limits {
             ("password_failures_address", self.password_failures_address),
             ("password_failures_identifier", self.password_failures_identifier),
             ("bad_logout_tokens", self.bad_logout_tokens),
+            ("bad_bearer_tokens", self.bad_bearer_tokens),
         ]
     }
 }

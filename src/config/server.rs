@@ -26,14 +26,14 @@ pub struct Server {
     pub auth_prefix: String,
     /// Peers whose forwarding headers count; empty = nobody.
     pub trusted_proxies: Vec<IpNet>,
-    /// TLS on the public listener; always absent in this release.
+    /// TLS on the public listener; absent where something in front ends it.
     pub tls: Option<Tls>,
     /// How long running requests may take after a stop was asked for, in milliseconds.
     pub shutdown_ms: u64,
 }
 
 /// A certificate chain and its key, as PEM files.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tls {
     /// The chain, leaf first.
     pub certificate_file: PathBuf,
@@ -49,8 +49,9 @@ const fn loopback(port: u16) -> SocketAddr {
 }
 
 /// The origin that people see when nobody said otherwise.
-pub(super) fn default_public_url(port: u16) -> Option<Url> {
-    Url::parse(&format!("http://localhost:{port}")).ok()
+pub(super) fn default_public_url(port: u16, is_tls: bool) -> Option<Url> {
+    let scheme = if is_tls { "https" } else { "http" };
+    Url::parse(&format!("{scheme}://localhost:{port}")).ok()
 }
 
 /// `None` only when not even a default origin could be made of the port, which cannot happen.
@@ -69,14 +70,19 @@ pub(super) fn read(mut section: Reader<'_>) -> Option<Server> {
             None
         }
     });
+    let tls = tls(section.table("tls"));
+    if tls.is_some() && public_url.as_ref().is_some_and(|url| url.scheme() == "http") {
+        let problem = "is plain http although server.tls serves https";
+        section.fault("public_url", problem, "write https://, or remove server.tls");
+    }
     let server = Server {
         listen,
-        public_url: public_url.or_else(|| default_public_url(listen.port()))?,
+        public_url: public_url.or_else(|| default_public_url(listen.port(), tls.is_some()))?,
         public_url_is_default: written.is_none(),
         operations_listen,
         auth_prefix: auth_prefix(&mut section),
         trusted_proxies: networks(&mut section, "trusted_proxies"),
-        tls: tls(section.table("tls")),
+        tls,
         shutdown_ms: section.duration_ms("shutdown", 10 * SECOND_MS, (0, 10 * MINUTE_MS)).unsigned_abs(),
     };
     warn(&section, &server);
@@ -156,10 +162,14 @@ pub(super) fn networks(section: &mut Reader<'_>, key: &str) -> Vec<IpNet> {
 fn tls(mut section: Reader<'_>) -> Option<Tls> {
     let certificate_file = section.path("certificate_file");
     let key_file = section.path("key_file");
-    if certificate_file.is_some() || key_file.is_some() {
-        let key = if certificate_file.is_some() { "certificate_file" } else { "key_file" };
-        let advice = "terminate TLS in front of doorward for now and remove the key";
-        section.fault(key, "TLS on our own listener arrives with a later release", advice);
+    let missing = match (&certificate_file, &key_file) {
+        (Some(_), None) => Some("key_file"),
+        (None, Some(_)) => Some("certificate_file"),
+        _ => None,
+    };
+    if let Some(key) = missing {
+        let advice = "name both PEM files, or neither and terminate TLS in front";
+        section.fault(key, "is missing beside the other half of the pair", advice);
     }
     section.finish();
     Some(Tls { certificate_file: certificate_file?, key_file: key_file? })

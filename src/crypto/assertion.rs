@@ -42,7 +42,7 @@ impl Key {
     ///
     /// # Errors
     /// A seed of another length.
-    pub fn from_seed(seed: &[u8], made_ms: i64) -> Result<Self, SignFault> {
+    pub fn from_private(seed: &[u8], made_ms: i64) -> Result<Self, SignFault> {
         let signer = Signer::from_ed25519_seed(seed)?;
         // RFC 7638: the thumbprint of the members in this order.
         let x = URL_SAFE_NO_PAD.encode(signer.public_key());
@@ -204,7 +204,7 @@ mod tests {
     #[test]
     fn an_assertion_is_used_again_for_half_a_minute_and_never_for_other_facts() {
         let desk = Desk::default();
-        let keys = Keys::new(vec![Key::from_seed(&[1; 32], 0).unwrap()], 0);
+        let keys = Keys::new(vec![Key::from_private(&[1; 32], 0).unwrap()], 0);
         let write = |session: &str, role: &str, at| desk.write(&keys, facts(session, role), at).unwrap();
         let first = write("s", "a", 1000);
         assert_eq!(first, write("s", "a", 30_999));
@@ -217,7 +217,7 @@ mod tests {
     fn a_key_is_known_for_a_day_before_it_signs_and_a_day_after() {
         let (old, new) = (0, SIGNS_MS - OVERLAP_MS);
         let keys = Keys::new(
-            vec![Key::from_seed(&[2; 32], new).unwrap(), Key::from_seed(&[1; 32], old).unwrap()],
+            vec![Key::from_private(&[2; 32], new).unwrap(), Key::from_private(&[1; 32], old).unwrap()],
             0,
         );
         let signs = |at| keys.signing(at).unwrap().made_ms;
@@ -229,6 +229,6 @@ mod tests {
         );
         assert!(!is_retired(new, SIGNS_MS + OVERLAP_MS - 1) && is_retired(new, SIGNS_MS + OVERLAP_MS));
         assert_eq!(keys.jwks()["keys"].as_array().unwrap().len(), 2);
-        assert!(Key::from_seed(&[1; 31], 0).is_err());
+        assert!(Key::from_private(&[1; 31], 0).is_err());
     }
 }

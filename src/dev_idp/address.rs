@@ -27,7 +27,7 @@ pub(super) struct Issuer {
 }
 
 impl Issuer {
-    /// Refuses everything but an http URL of a loopback host in its one normal spelling, because a
+    /// Refuses everything but an http or https URL of a loopback host in its one normal spelling, because a
     /// client compares issuers byte for byte (OpenID Connect Discovery 1.0, section 4.3).
     pub(super) fn parse(text: &str) -> Result<Self, DevIdpError> {
         let refuse = || DevIdpError::Issuer(text.to_owned());
@@ -41,14 +41,14 @@ impl Issuer {
     }
 }
 
-/// An http URL of a loopback host, any port, that may stand as a redirect URI or an issuer.
+/// An http or https URL of a loopback host, any port, that may stand as a redirect URI or an issuer.
 /// Backslashes and characters outside visible ASCII are refused, because parsers disagree on them.
 pub(super) fn loopback_url(text: &str) -> Option<Url> {
     if !text.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'\\') {
         return None;
     }
     let url = Url::parse(text).ok()?;
-    let plain = url.scheme() == "http"
+    let plain = matches!(url.scheme(), "http" | "https")
         && url.username().is_empty()
         && url.password().is_none()
         && url.fragment().is_none();
@@ -206,11 +206,14 @@ mod tests {
 
     #[test]
     fn a_redirect_goes_to_a_plain_loopback_url_and_nowhere_else() {
-        for text in ["http://localhost:1/cb?x=1", "http://[::1]:2/", "http://127.0.0.1"] {
+        for text in
+            ["http://localhost:1/cb?x=1", "http://[::1]:2/", "http://127.0.0.1", "https://localhost/cb"]
+        {
             assert!(loopback_url(text).is_some(), "{text} may be a redirect URI");
         }
         for text in [
-            "https://localhost/cb",
+            "ftp://localhost/cb",
+            "https://evil.test/cb",
             "http://evil.test/cb",
             "http://localhost@evil.test/",
             "http://user:pw@localhost/",
@@ -239,7 +242,7 @@ mod tests {
             "http://localhost:80/dev-idp",
             "http://localhost:8080/{x}",
             "http://localhost:8080/dev-idp?x=1",
-            "https://localhost:8443/dev-idp",
+            "https://localhost:443/dev-idp",
             "http://id.example.test/dev-idp",
         ] {
             assert!(Issuer::parse(text).is_err(), "{text} is no issuer");

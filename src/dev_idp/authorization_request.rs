@@ -68,7 +68,7 @@ impl WayBack {
         let client_id = params.find("client_id").filter(|id| client_id_fits(id));
         let client_id = client_id.ok_or("The parameter client_id is missing or odd.")?;
         let redirect = params.find("redirect_uri").and_then(loopback_url).ok_or(
-            "The parameter redirect_uri must be an http URL of a loopback host, such as \
+            "The parameter redirect_uri must be an http or https URL of a loopback host, such as \
              http://localhost:8080/auth/callback/dev. The development IdP sends nobody elsewhere.",
         )?;
         Ok(Self {

@@ -120,7 +120,7 @@ impl DevIdp {
             }
             Some(None) => pages::bad_request(
                 self.path(),
-                "You are signed out, but post_logout_redirect_uri is no http URL of a loopback \
+                "You are signed out, but post_logout_redirect_uri is no http or https URL of a loopback \
                  host. The development IdP sends nobody elsewhere.",
             ),
             None => pages::notice(

@@ -43,7 +43,7 @@ pub type NowMs = Arc<dyn Fn() -> i64 + Send + Sync>;
 #[derive(Debug, thiserror::Error)]
 pub enum DevIdpError {
     #[error(
-        "the development IdP's issuer must be an http URL of a loopback host in its normal \
+        "the development IdP's issuer must be an http or https URL of a loopback host in its normal \
          spelling, without user info, query, fragment, default port or trailing slash; {0:?} is not"
     )]
     Issuer(String),
@@ -80,7 +80,7 @@ impl DevIdp {
     /// An issuer such as `http://localhost:8080/dev-idp`, with a fresh key and nobody signed in.
     ///
     /// # Errors
-    /// [`DevIdpError::Issuer`] unless it is an http URL of a loopback host in its normal spelling.
+    /// [`DevIdpError::Issuer`] unless it is an http or https URL of a loopback host in its normal spelling.
     pub fn new(issuer: &str, now: NowMs) -> Result<Self, DevIdpError> {
         Ok(Self(Arc::new(Inner {
             issuer: Issuer::parse(issuer)?,

@@ -122,7 +122,7 @@ async fn a_foreign_host_or_a_proxy_is_refused_in_plain_words() {
 async fn a_hostile_redirect_uri_is_never_followed() {
     let (idp, _) = issuer();
     let site = site(&idp).await;
-    for hostile in ["http://evil.test/cb", "https://localhost/cb", "http://localhost@evil.test/"] {
+    for hostile in ["http://evil.test/cb", "https://evil.test/cb", "http://localhost@evil.test/"] {
         let mut fields = request_fields();
         fields.retain(|(name, _)| *name != "redirect_uri");
         fields.push(("redirect_uri", hostile.to_owned()));

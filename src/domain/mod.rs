@@ -3,6 +3,7 @@
 //! Owns: what a user, a session, a login attempt, a grant and a change are, and what makes each valid.
 //! Never does: I/O, `async`, reading a clock or drawing random bytes; it imports nothing of ours.
 
+pub mod access_token;
 pub mod address;
 pub mod api_key;
 pub mod change;
@@ -25,6 +26,7 @@ pub mod tally;
 pub mod user;
 pub mod usertag;
 
+pub use access_token::AccessToken;
 pub use api_key::{ApiKey, KnownKey, Standing};
 pub use change::{Change, Profile};
 pub use clock::{Clock, Random};

@@ -13,6 +13,18 @@ const ADDRESSES_MAX: usize = 10_000;
 pub struct Tally(Mutex<HashMap<String, (i64, u32)>>);
 
 impl Tally {
+    /// How many there are in this window so far, and for how many ms it goes on.
+    pub fn so_far(&self, address: &str, window_ms: i64, now_ms: i64) -> (u32, i64) {
+        let window_ms = window_ms.max(1);
+        let window = now_ms.div_euclid(window_ms);
+        let counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // A newcomer to a full list is counted where all newcomers are.
+        let is_full = counts.len() >= ADDRESSES_MAX;
+        let found = counts.get(&network(address)).or_else(|| counts.get("many").filter(|_| is_full));
+        let count = found.filter(|(of, _)| *of == window).map_or(0, |(_, count)| *count);
+        (count, window_ms - now_ms.rem_euclid(window_ms))
+    }
+
     /// Counts one more and returns how many there are in this window now, and for how many ms it goes on.
     pub fn count(&self, address: &str, window_ms: i64, now_ms: i64) -> (u32, i64) {
         let window_ms = window_ms.max(1);
@@ -43,6 +55,11 @@ mod tests {
         let tally = Tally::default();
         assert_eq!(tally.count("192.0.2.1", 1_000, 100), (1, 900));
         assert_eq!(tally.count("192.0.2.1", 1_000, 900), (2, 100));
+        assert_eq!(tally.so_far("192.0.2.1", 1_000, 901), (2, 99));
+        assert_eq!(
+            (tally.so_far("192.0.2.1", 1_000, 1_000).0, tally.so_far("192.0.2.3", 1_000, 900).0),
+            (0, 0)
+        );
         assert_eq!(tally.count("192.0.2.2", 1_000, 900).0, 1);
         assert_eq!(tally.count("192.0.2.1", 1_000, 1_000).0, 1);
         assert_eq!(tally.count("2001:db8::1", 1_000, 0).0, 1);

@@ -41,7 +41,7 @@ pub async fn keys(app: &App) -> Result<Arc<Keys>> {
         stored = succeed(app, stored).await?;
     }
     let keys: std::result::Result<Vec<Key>, _> =
-        stored.iter().map(|key| Key::from_seed(&key.value, key.created_at_ms)).collect();
+        stored.iter().map(|key| Key::from_private(&key.value, key.created_at_ms)).collect();
     let keys = keys.map_err(|fault| Error::Internal(format!("a stored assertion key: {fault}")))?;
     Ok(app.assertions.put(Keys::new(keys, now_ms)))
 }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::register::UNMARKED;
 use super::start::{self, Furniture, Keys, StartFault};
 use crate::config::{Config, ProviderKind};
 use crate::providers::{self, Provider};
@@ -37,6 +38,7 @@ pub async fn run(config: Config, keys: Result<Keys, StartFault>, at: Furniture) 
         keys.as_ref().map_err(Clone::clone),
         "every key file is there and strong",
     ));
+    certificate(&config, at.clock.now_ms(), &mut findings);
     let store = database(&config, &mut findings).await;
     if let (Some(store), Ok(keys)) = (store, keys) {
         match start::fitting_ring(&store, &config, keys, &at).await {
@@ -51,6 +53,22 @@ pub async fn run(config: Config, keys: Result<Keys, StartFault>, at: Furniture) 
     providers(&config, &at, &mut findings).await;
     upstreams(&config, &mut findings).await;
     findings
+}
+
+/// A certificate that browsers will refuse is a fault here, although the server would start with it.
+fn certificate(config: &Config, now_ms: i64, findings: &mut Vec<Finding>) {
+    let host = config.server.public_url.host_str().unwrap_or_default();
+    let tried = match super::certificate::read(config) {
+        Ok(None) => return,
+        Ok(Some(pair)) => {
+            let warnings = pair.warnings(now_ms, host);
+            let fine = format!("fits its key, names {host}, and is good until {}", pair.last_day());
+            if warnings.is_empty() { Ok(fine) } else { Err(warnings.join("; ")) }
+        }
+        Err(faults) => Err(faults.join("; ")),
+    };
+    let detail = tried.clone().unwrap_or_default();
+    findings.push(Finding::of("certificate", tried, detail));
 }
 
 async fn database(config: &Config, findings: &mut Vec<Finding>) -> Option<Store> {
@@ -94,6 +112,7 @@ async fn providers(config: &Config, at: &Furniture, findings: &mut Vec<Finding>)
                 let probed = provider.probe().await.map_err(|e| e.to_string());
                 if probed.is_ok() {
                     findings.push(clock(provider.as_ref()).await);
+                    findings.extend(marks(provider.as_ref()).await);
                 }
                 probed
             }
@@ -118,6 +137,18 @@ async fn clock(provider: &dyn Provider) -> Finding {
         Ok(None) => Finding::of::<()>(what, Ok(()), "the provider's answers carry no date to compare"),
         Err(error) => Finding::of::<()>(what, Err(error.to_string()), ""),
     }
+}
+
+/// Where people register, the provider must keep the marks that make a lost answer decidable.
+async fn marks(provider: &dyn Provider) -> Option<Finding> {
+    let directory = provider.directory().filter(|_| provider.config().registration)?;
+    let kept = match directory.keeps_marks().await {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(UNMARKED.to_owned()),
+        Err(error) => Err(error.to_string()),
+    };
+    let what = format!("registration at provider {}", provider.config().id);
+    Some(Finding::of(what, kept, "the directory answers and keeps our marks"))
 }
 
 async fn upstreams(config: &Config, findings: &mut Vec<Finding>) {

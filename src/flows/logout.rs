@@ -9,6 +9,7 @@ use secrecy::ExposeSecret as _;
 use serde::{Deserialize, Serialize};
 use subtle::ConstantTimeEq as _;
 
+use super::again::again;
 use super::audit::{self, Refusal};
 use super::{Visitor, session};
 use crate::app::{App, Setup};
@@ -133,30 +134,34 @@ async fn end_as_client(
     visitor: &Visitor,
 ) -> Result<(String, Tokens)> {
     let setup = app.setup();
-    let mut writer = app.store.writer().await?;
-    let found = sessions::find(&mut writer, session_id).await?;
-    let session = found
-        .filter(|session| session.kind == SessionKind::Api)
-        .filter(|session| session.is_alive(app.now_ms(), setup.config.session.idle_ms))
-        .ok_or(Error::SessionEnded)?;
-    let sealed = sessions::tokens(&mut writer, &session.id).await?.ok_or(Error::SessionEnded)?;
-    let tokens = sealed.open(&setup.ring).map_err(|_| Error::SessionEnded)?;
-    // The handle proves nothing; the token does.
-    let held = tokens.refresh.as_ref().map(|token| token.expose_secret().as_bytes()).unwrap_or_default();
-    if held.is_empty() || !bool::from(held.ct_eq(refresh_token.as_bytes())) {
-        return Err(Error::SessionEnded);
-    }
-    sessions::end(&mut writer, &session.id, app.now_ms()).await?;
-    let deed = audit::Deed {
-        event: "logout",
-        provider: Some(&session.provider),
-        user_id: Some(&session.user_id),
-        session_id: Some(&session.id),
-    };
-    audit::deed(app, &mut writer, &deed, visitor).await?;
-    writer.commit().await?;
+    let left = again(app, async || {
+        let mut writer = app.store.writer().await?;
+        let found = sessions::find(&mut writer, session_id).await?;
+        let session = found
+            .filter(|session| session.kind == SessionKind::Api)
+            .filter(|session| session.is_alive(app.now_ms(), setup.config.session.idle_ms))
+            .ok_or(Error::SessionEnded)?;
+        let sealed = sessions::tokens(&mut writer, &session.id).await?.ok_or(Error::SessionEnded)?;
+        let tokens = sealed.open(&setup.ring).map_err(|_| Error::SessionEnded)?;
+        // The handle proves nothing; the token does.
+        let held = tokens.refresh.as_ref().map(|token| token.expose_secret().as_bytes()).unwrap_or_default();
+        if held.is_empty() || !bool::from(held.ct_eq(refresh_token.as_bytes())) {
+            return Err(Error::SessionEnded);
+        }
+        sessions::end(&mut writer, &session.id, app.now_ms()).await?;
+        let deed = audit::Deed {
+            event: "logout",
+            provider: Some(&session.provider),
+            user_id: Some(&session.user_id),
+            session_id: Some(&session.id),
+        };
+        audit::deed(app, &mut writer, &deed, visitor).await?;
+        writer.commit().await?;
+        Ok((session.provider, tokens))
+    })
+    .await?;
     app.metrics.session_ended("logout", 1);
-    Ok((session.provider, tokens))
+    Ok(left)
 }
 
 fn place() -> Place<'static> {

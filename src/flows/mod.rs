@@ -10,6 +10,8 @@ pub mod again;
 pub mod api_keys;
 pub mod assertion;
 pub mod audit;
+pub mod bearer;
+pub mod certificate;
 pub mod check;
 pub mod guesses;
 pub mod lease;

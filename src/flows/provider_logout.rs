@@ -5,15 +5,18 @@
 use super::again::again;
 use super::{Visitor, audit};
 use crate::app::{App, Setup};
-use crate::config::ProviderKind;
+use crate::config::{self, ProviderKind};
 use crate::domain::{Grant, LogoutToken};
 use crate::error::{Error, Result};
+use crate::providers::oidc::access_token::AGE_MAX_MS;
 use crate::providers::{Provider, ProviderError};
 use crate::store::ended_sids::{self, Name, Of};
 use crate::store::{Writer, seen_logout_tokens, sessions, users};
 
 /// A login is finished minutes after its provider made the session, at most: the life of an attempt, and a slow exchange.
 const MARK_LIFE_MS: i64 = 15 * 60 * 1000;
+/// Where programs bring tokens, the mark is what ends those that belong to no session of ours: as long as one may live.
+const MARK_LIFE_FOR_TOKENS_MS: i64 = AGE_MAX_MS + 15 * 60 * 1000;
 
 /// What became of a logout token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -122,7 +125,7 @@ async fn act(
     if let (true, Some(user_id)) = (is_partial, &user_id) {
         sessions::must_prove(&mut writer, user_id, id, &told.issuer, now_ms).await?;
     }
-    mark(&mut writer, id, told, is_partial, now_ms).await?;
+    mark(&mut writer, provider.config(), told, is_partial, now_ms).await?;
     record(
         app,
         &mut writer,
@@ -145,16 +148,17 @@ async fn lock(writer: &mut Writer, provider: &str, told: &LogoutToken) -> Result
     Ok(())
 }
 
-/// Leaves word for a login of the same session or person that is under way.
+/// Leaves word for a login of the same session or person that is under way, and for bearer tokens.
 async fn mark(
     writer: &mut Writer,
-    provider: &str,
+    provider: &config::Provider,
     told: &LogoutToken,
     is_partial: bool,
     now_ms: i64,
 ) -> Result<()> {
-    let until_ms = now_ms.saturating_add(MARK_LIFE_MS);
-    let name = |of| Name::new(provider, &told.issuer, of);
+    let takes_tokens = provider.bearer != config::Bearer::Off;
+    let until_ms = now_ms.saturating_add(if takes_tokens { MARK_LIFE_FOR_TOKENS_MS } else { MARK_LIFE_MS });
+    let name = |of| Name::new(&provider.id, &told.issuer, of);
     match (&told.sid, &told.subject) {
         (Some(sid), _) => ended_sids::insert(writer, &name(Of::Sid(sid)), now_ms, until_ms).await?,
         (None, Some(sub)) => ended_sids::insert(writer, &name(Of::Subject(sub)), now_ms, until_ms).await?,

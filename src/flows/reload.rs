@@ -2,8 +2,8 @@
 
 use secrecy::ExposeSecret as _;
 
-use super::audit;
 use super::start::{self, Furniture, StartFault};
+use super::{audit, certificate};
 use crate::app::App;
 use crate::config::{self, Config, Sources};
 
@@ -40,7 +40,11 @@ pub async fn run(app: &App, sources: &Sources) -> Result<Reloaded, Vec<String>> 
     };
     let keys = start::read_keys(&next, &*app.random).map_err(faults)?;
     let setup = start::set_up(&app.store, next, keys, &at, Some(&in_force)).await.map_err(faults)?;
+    let pair = certificate::read(&setup.config)?;
     app.refurnish(setup);
+    if let Some(pair) = pair {
+        certificate::show(app, pair).await;
+    }
     audit::milestone(app, "config.reloaded").await;
     Ok(Reloaded { warnings: loaded.warnings, needs_restart })
 }
@@ -54,6 +58,11 @@ fn keep_what_cannot_change(old: &Config, new: &mut Config) -> Vec<&'static str> 
     }
     if was.operations_listen != is.operations_listen {
         changed.push("server.operations_listen");
+    }
+    // Other files count at once; TLS itself is agreed on with the listener.
+    if was.tls.is_some() != is.tls.is_some() {
+        changed.push("server.tls");
+        is.tls.clone_from(&was.tls);
     }
     if was.public_url != is.public_url {
         changed.push("server.public_url");

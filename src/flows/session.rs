@@ -9,6 +9,7 @@ use secrecy::ExposeSecret as _;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use super::again::again;
 use super::provider_logout::{self, Standing};
 use super::{Visitor, audit, refresh};
 use crate::app::{App, Setup};
@@ -241,19 +242,22 @@ pub async fn list(app: &App, guest: &Guest) -> Result<Vec<Session>> {
 /// # Errors
 /// [`Error::NotFound`] for a session that is not the guest's or not alive, or the database's.
 pub async fn end_one(app: &App, guest: &Guest, session_id: &str, visitor: &Visitor) -> Result<()> {
-    let mut writer = app.store.writer().await?;
-    let own =
-        sessions::find(&mut writer, session_id).await?.filter(|session| session.user_id == guest.user.id);
-    let live = own.filter(|session| session.revoked_at_ms.is_none()).ok_or(Error::NotFound)?;
-    sessions::end(&mut writer, &live.id, app.now_ms()).await?;
-    let deed = audit::Deed {
-        event: "session.revoked",
-        provider: Some(&live.provider),
-        user_id: Some(&guest.user.id),
-        session_id: Some(&live.id),
-    };
-    audit::deed(app, &mut writer, &deed, visitor).await?;
-    writer.commit().await?;
+    again(app, async || {
+        let mut writer = app.store.writer().await?;
+        let own =
+            sessions::find(&mut writer, session_id).await?.filter(|session| session.user_id == guest.user.id);
+        let live = own.filter(|session| session.revoked_at_ms.is_none()).ok_or(Error::NotFound)?;
+        sessions::end(&mut writer, &live.id, app.now_ms()).await?;
+        let deed = audit::Deed {
+            event: "session.revoked",
+            provider: Some(&live.provider),
+            user_id: Some(&guest.user.id),
+            session_id: Some(&live.id),
+        };
+        audit::deed(app, &mut writer, &deed, visitor).await?;
+        Ok(writer.commit().await?)
+    })
+    .await?;
     app.metrics.session_ended("revoked", 1);
     Ok(())
 }
@@ -271,20 +275,24 @@ pub enum Extent {
 /// The database's.
 pub async fn end_many(app: &App, guest: &Guest, extent: Extent, visitor: &Visitor) -> Result<usize> {
     let spared = (extent == Extent::Others).then_some(guest.session.id.as_str());
-    let mut writer = app.store.writer().await?;
-    let ended = sessions::end_of_user(&mut writer, &guest.user.id, spared, app.now_ms()).await?;
-    for id in &ended {
-        let deed = audit::Deed {
-            event: "session.revoked",
-            provider: Some(&guest.user.provider),
-            user_id: Some(&guest.user.id),
-            session_id: Some(id),
-        };
-        audit::deed(app, &mut writer, &deed, visitor).await?;
-    }
-    writer.commit().await?;
-    app.metrics.session_ended("revoked", ended.len() as u64);
-    Ok(ended.len())
+    let ended = again(app, async || {
+        let mut writer = app.store.writer().await?;
+        let ended = sessions::end_of_user(&mut writer, &guest.user.id, spared, app.now_ms()).await?;
+        for id in &ended {
+            let deed = audit::Deed {
+                event: "session.revoked",
+                provider: Some(&guest.user.provider),
+                user_id: Some(&guest.user.id),
+                session_id: Some(id),
+            };
+            audit::deed(app, &mut writer, &deed, visitor).await?;
+        }
+        writer.commit().await?;
+        Ok(ended.len())
+    })
+    .await?;
+    app.metrics.session_ended("revoked", ended as u64);
+    Ok(ended)
 }
 
 /// Ends the session of a key, if it still lives; returns its guest and the tokens it held.
@@ -297,21 +305,25 @@ pub async fn end_by_key(
     visitor: &Visitor,
 ) -> Result<Option<(Guest, Option<Tokens>)>> {
     let setup = app.setup();
-    let mut writer = app.store.writer().await?;
-    let found = sessions::find_by_key_hash(&mut writer, &key.hash()).await?;
-    let Some((session, user)) = found.filter(|(session, _)| session.revoked_at_ms.is_none()) else {
-        return Ok(None);
-    };
-    let sealed = sessions::tokens(&mut writer, &session.id).await?;
-    sessions::end(&mut writer, &session.id, app.now_ms()).await?;
-    let deed = audit::Deed {
-        event: "logout",
-        provider: Some(&session.provider),
-        user_id: Some(&user.id),
-        session_id: Some(&session.id),
-    };
-    audit::deed(app, &mut writer, &deed, visitor).await?;
-    writer.commit().await?;
+    let ended = again(app, async || {
+        let mut writer = app.store.writer().await?;
+        let found = sessions::find_by_key_hash(&mut writer, &key.hash()).await?;
+        let Some((session, user)) = found.filter(|(session, _)| session.revoked_at_ms.is_none()) else {
+            return Ok(None);
+        };
+        let sealed = sessions::tokens(&mut writer, &session.id).await?;
+        sessions::end(&mut writer, &session.id, app.now_ms()).await?;
+        let deed = audit::Deed {
+            event: "logout",
+            provider: Some(&session.provider),
+            user_id: Some(&user.id),
+            session_id: Some(&session.id),
+        };
+        audit::deed(app, &mut writer, &deed, visitor).await?;
+        writer.commit().await?;
+        Ok(Some((session, user, sealed)))
+    });
+    let Some((session, user, sealed)) = ended.await? else { return Ok(None) };
     app.metrics.session_ended("logout", 1);
     let tokens = match sealed.map(|sealed| sealed.open(&setup.ring)) {
         Some(Err(error)) => {

@@ -57,4 +57,12 @@ pub trait Directory: Send + Sync {
     /// # Errors
     /// The provider's; the person may still be there.
     async fn delete_user(&self, subject: &str) -> Result<(), ProviderError>;
+
+    /// Whether a mark on a new person stays there. Where it is dropped, [`Self::find_by_mark`] can prove nothing.
+    ///
+    /// # Errors
+    /// The provider's.
+    async fn keeps_marks(&self) -> Result<bool, ProviderError> {
+        Ok(true)
+    }
 }

@@ -2,13 +2,15 @@
 
 use std::borrow::Cow;
 use std::net::{IpAddr, SocketAddr};
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use reqwest::Method;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
+use thread_local::ThreadLocal;
 use tokio::time::Instant;
+use tokio_rustls::rustls::ClientConfig;
 use url::Url;
 
 use super::ProviderError;
@@ -51,17 +53,6 @@ impl Answer {
     }
 }
 
-/// Whose certificates count.
-#[derive(Debug, Clone, Copy)]
-pub enum Trust<'a> {
-    System,
-    /// The authorities of this PEM bundle alone.
-    Authority(&'a Path),
-    /// For a provider that is only ever spoken to in the clear, on loopback: reading the system's authorities would
-    /// take a third of the time that the start may take.
-    Nobody,
-}
-
 /// The way to one provider, and the house's time and randomness.
 pub struct Line {
     /// Its id, for the log.
@@ -89,7 +80,10 @@ impl Credentials<'_> {
 
 /// The client of one provider: its own connections, its own limits.
 pub struct Http {
-    client: reqwest::Client,
+    /// One per thread: a connection is served by the thread that opened it, and to ask it from another costs six hand-overs a call.
+    clients: ThreadLocal<reqwest::Client>,
+    tls: ClientConfig,
+    neighbourhood: Arc<Neighbourhood>,
     line: Line,
 }
 
@@ -97,32 +91,39 @@ impl Http {
     /// `issuer_host` decides what is foreign: a provider on a public address cannot send us to a private one (security.md TK-14).
     ///
     /// # Errors
-    /// A sentence for the operator when the certificate authority cannot be read.
-    pub fn new(issuer_host: &str, trust: &Trust<'_>, line: Line) -> Result<Self, String> {
-        #[expect(
-            clippy::disallowed_methods,
-            reason = "this is the one place that builds a client, with every limit"
-        )]
-        let mut builder = reqwest::Client::builder()
-            .connect_timeout(CONNECT)
-            .timeout(WHOLE)
-            .pool_idle_timeout(KEPT)
-            .redirect(reqwest::redirect::Policy::none())
-            .no_proxy()
-            .referer(false)
-            .user_agent(concat!("doorward/", env!("CARGO_PKG_VERSION")))
-            .dns_resolver(Arc::new(Neighbourhood::new(issuer_host)));
-        if let Trust::Nobody = trust {
-            builder = builder.tls_certs_only([]);
-        }
-        if let Trust::Authority(path) = trust {
-            let pem = std::fs::read(path).map_err(|e| format!("cannot read {}: {e}", path.display()))?;
-            let certificates = reqwest::Certificate::from_pem_bundle(&pem)
-                .map_err(|e| format!("{} is not a PEM bundle: {e}", path.display()))?;
-            builder = builder.tls_certs_only(certificates);
-        }
-        let client = builder.build().map_err(|e| e.without_url().to_string())?;
-        Ok(Self { client, line })
+    /// A sentence for the operator when no client can be made of this.
+    pub fn new(issuer_host: &str, tls: ClientConfig, line: Line) -> Result<Self, String> {
+        let neighbourhood = Arc::new(Neighbourhood::new(issuer_host));
+        let http = Self { clients: ThreadLocal::new(), tls, neighbourhood, line };
+        http.client().map_err(|error| error.without_url().to_string())?;
+        Ok(http)
+    }
+
+    /// This thread's client.
+    fn client(&self) -> Result<&reqwest::Client, reqwest::Error> {
+        self.clients.get_or_try(|| {
+            #[expect(
+                clippy::disallowed_methods,
+                reason = "this is the one place that builds a client, with every limit"
+            )]
+            let builder = reqwest::Client::builder();
+            builder
+                .connect_timeout(CONNECT)
+                .timeout(WHOLE)
+                .pool_idle_timeout(KEPT)
+                .redirect(reqwest::redirect::Policy::none())
+                .no_proxy()
+                .referer(false)
+                .user_agent(concat!("doorward/", env!("CARGO_PKG_VERSION")))
+                .dns_resolver(Arc::clone(&self.neighbourhood))
+                .tls_backend_preconfigured(self.tls.clone())
+                .build()
+        })
+    }
+
+    fn request(&self, method: Method, url: &Url) -> Result<reqwest::RequestBuilder, ProviderError> {
+        let client = self.client().map_err(|error| unavailable(&error))?;
+        Ok(client.request(method, url.clone()).header("accept", "application/json"))
     }
 
     /// A GET, with a bearer token in the header where one is given: never in the address, which is logged (RFC 9700 4.3.2).
@@ -130,7 +131,7 @@ impl Http {
     /// # Errors
     /// [`ProviderError::Unavailable`] without a whole answer in time, `Protocol` for one that is too large.
     pub async fn get(&self, url: &Url, bearer: Option<&str>) -> Result<Answer, ProviderError> {
-        let mut request = self.client.get(url.clone()).header("accept", "application/json");
+        let mut request = self.request(Method::GET, url)?;
         if let Some(token) = bearer {
             request = request.bearer_auth(token);
         }
@@ -147,7 +148,7 @@ impl Http {
         form: &[(Cow<'static, str>, String)],
         basic: Option<(&str, &str)>,
     ) -> Result<Answer, ProviderError> {
-        let mut request = self.client.post(url.clone()).header("accept", "application/json").form(form);
+        let mut request = self.request(Method::POST, url)?.form(form);
         if let Some((id, secret)) = basic {
             request = request.basic_auth(form_encoded(id), Some(form_encoded(secret)));
         }
@@ -164,9 +165,8 @@ impl Http {
         credentials: Credentials<'_>,
         body: Vec<u8>,
     ) -> Result<(Answer, Option<String>), ProviderError> {
-        let request = self.client.post(url.clone()).header("content-type", "application/json");
-        let answer =
-            self.send(credentials.on(request.header("accept", "application/json")).body(body), 0).await?;
+        let request = self.request(Method::POST, url)?.header("content-type", "application/json");
+        let answer = self.send(credentials.on(request).body(body), 0).await?;
         let location = answer.location.clone();
         Ok((answer, location))
     }
@@ -176,15 +176,13 @@ impl Http {
     /// # Errors
     /// As [`Self::get`].
     pub async fn read(&self, url: &Url, credentials: Credentials<'_>) -> Result<Answer, ProviderError> {
-        self.send(credentials.on(self.client.get(url.clone()).header("accept", "application/json")), TRIES)
-            .await
+        self.send(credentials.on(self.request(Method::GET, url)?), TRIES).await
     }
 
     /// # Errors
     /// As [`Self::get`].
     pub async fn delete(&self, url: &Url, credentials: Credentials<'_>) -> Result<Answer, ProviderError> {
-        self.send(credentials.on(self.client.delete(url.clone()).header("accept", "application/json")), 0)
-            .await
+        self.send(credentials.on(self.request(Method::DELETE, url)?), 0).await
     }
 
     /// One call, tried again where `again` allows: only what changes nothing, only when the provider may soon be well, and only within the

@@ -18,9 +18,11 @@ use async_trait::async_trait;
 use secrecy::SecretString;
 use url::Url;
 
+use self::oidc::access_token::Brought;
 use crate::config;
 use crate::domain::{
-    Callback, Clock, Denial, FieldFault, Grant, Held, LoginAttempt, LoginRequest, LogoutToken, Random, Tokens,
+    AccessToken, Callback, Clock, Denial, FieldFault, Grant, Held, LoginAttempt, LoginRequest, LogoutToken,
+    Random, Tokens,
 };
 
 /// What a provider did not give us. Flows decide on the variant, never on text; the texts are for logs and never hold a secret.
@@ -171,6 +173,21 @@ pub trait Provider: Send + Sync {
     /// Verifies a token by which the provider says that a session is over (Back-Channel Logout 2.6).
     async fn read_logout_token(&self, token: &str) -> Result<LogoutToken, ProviderError> {
         self.oidc().read_logout_token(token).await
+    }
+
+    /// Whether this provider is the one to judge a token that an API client brought.
+    fn may_have_issued(&self, brought: &Brought<'_>) -> bool {
+        self.oidc().may_have_issued(brought)
+    }
+
+    /// Verifies an access token in full, here or by asking the provider, as configured. `Protocol` means that the token does not count.
+    async fn read_access_token(&self, brought: &Brought<'_>) -> Result<Arc<AccessToken>, ProviderError> {
+        self.oidc().read_access_token(brought).await
+    }
+
+    /// Whether the provider's word on a token is at hand, so that it would not be asked.
+    fn knows_token(&self, token: &str) -> bool {
+        self.oidc().knows_token(token)
     }
 
     /// Where the browser ends the provider's own session (RP-Initiated Logout 2), if the provider has such a place.

@@ -13,8 +13,17 @@ use super::upstream::{
     Answer, Download, Exchange, Expected, Fault, Framing, Pool, SILENCE_MAX, Sent, Upload, Upstream,
 };
 
-/// Ends when nothing more may be sent to the visitor: their session is over.
-pub type Curfew = Pin<Box<dyn Future<Output = ()>>>;
+/// Ends when nothing more may be sent to the visitor.
+pub type Curfew = Pin<Box<dyn Future<Output = Over>>>;
+
+/// Why something that was open ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Over {
+    /// The session is over, or can no longer be watched over.
+    Session,
+    /// The house closes.
+    House,
+}
 
 /// An app's answer; its connection is dropped with it.
 #[derive(Debug)]
@@ -141,7 +150,10 @@ impl MessageBody for Body {
         }
         this.download.poll_piece(cx).map(|piece| {
             piece.map(|piece| {
-                piece.map_err(|fault| -> Box<dyn std::error::Error> { Box::new(BrokeOff(fault)) })
+                piece.map_err(|fault| -> Box<dyn std::error::Error> {
+                    tracing::warn!(%fault, "an app's answer broke off");
+                    Box::new(BrokeOff(fault))
+                })
             })
         })
     }

@@ -5,6 +5,16 @@ const MESSAGE_MAX: u64 = 16 << 20;
 /// A control frame carries at most this (RFC 6455 5.5).
 const CONTROL_MAX: u64 = 125;
 
+/// The opcode of a close frame.
+const CLOSE: u8 = 0x8;
+
+/// A server's close frame with one of the reasons of RFC 6455 7.4.1.
+#[must_use]
+pub fn close(reason: u16) -> [u8; 4] {
+    let [high, low] = reason.to_be_bytes();
+    [0x80 | CLOSE, 2, high, low]
+}
+
 /// One direction of a socket.
 #[derive(Debug, Default)]
 pub struct Meter {
@@ -13,6 +23,7 @@ pub struct Meter {
     payload_left: u64,
     /// Data bytes of the message that is under way.
     message: u64,
+    has_closed: bool,
 }
 
 impl Meter {
@@ -34,10 +45,23 @@ impl Meter {
         true
     }
 
+    /// Whether a frame of ours could stand here.
+    #[must_use]
+    pub fn is_between_frames(&self) -> bool {
+        self.head.is_empty() && self.payload_left == 0
+    }
+
+    /// Whether this side has said its last word, a close frame.
+    #[must_use]
+    pub fn has_closed(&self) -> bool {
+        self.has_closed
+    }
+
     fn begin(&mut self, length: u64) -> bool {
         self.payload_left = length;
         let first = self.head.first().copied().unwrap_or_default();
         if first & 0x08 != 0 {
+            self.has_closed |= first & 0x0f == CLOSE;
             return length <= CONTROL_MAX;
         }
         self.message = self.message.saturating_add(length);
@@ -99,6 +123,15 @@ mod tests {
             assert!(stream.chunks(cut).all(|piece| meter.admits(piece)), "{cut}");
             assert!(meter.head.is_empty() && meter.payload_left == 0 && meter.message == 0);
         }
+    }
+
+    #[test]
+    fn a_close_frame_is_the_last_word_and_ours_stands_between_others() {
+        let mut meter = Meter::default();
+        assert!(meter.admits(&frame(0x81, 3, false)) && !meter.is_between_frames());
+        assert!(meter.admits(b"abc") && meter.is_between_frames() && !meter.has_closed());
+        assert!(meter.admits(&[0x88]) && !meter.is_between_frames());
+        assert!(meter.admits(&close(1008)[1..]) && meter.is_between_frames() && meter.has_closed());
     }
 
     #[test]

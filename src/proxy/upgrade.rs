@@ -16,8 +16,8 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use futures_util::Stream as _;
 
-use super::forward::Curfew;
-use super::frames::Meter;
+use super::forward::{Curfew, Over};
+use super::frames::{self, Meter};
 use super::upstream::{Answer, Connection};
 
 /// Waiting to be taken by the app; beyond it the visitor waits.
@@ -110,76 +110,148 @@ impl Drop for Place {
 
 /// An open socket: the answer's body is what the app says, the request's what the visitor says.
 pub struct Tunnel {
-    connection: Connection,
+    at: At,
     payload: Payload,
-    curfew: Option<Curfew>,
+    curfew: Curfew,
     from_visitor: Meter,
     from_app: Meter,
     _place: Place,
 }
 
+/// How far the end is.
+enum At {
+    Open(Connection),
+    /// All is said, and the server still holds some of it.
+    Said,
+    Over,
+}
+
+/// Why a socket ends from our side; as a visitor is told it (RFC 6455 7.4.1).
+#[derive(Debug, Clone, Copy)]
+enum Reason {
+    GoingAway = 1001,
+    Policy = 1008,
+    TooBig = 1009,
+}
+
+/// The socket is over. An error to the server, which then drops the connection; it would wait a second for a visitor who waits for it.
+#[derive(Debug, thiserror::Error)]
+#[error("the socket is over")]
+pub struct Ended;
+
+/// What became of the visitor's words.
+#[derive(Debug, PartialEq, Eq)]
+enum Carried {
+    All,
+    /// One side is gone.
+    Lost,
+    TooBig,
+}
+
+type Next = Poll<Option<Result<Bytes, Ended>>>;
+
 impl Tunnel {
     #[must_use]
-    pub fn new(connection: Connection, payload: Payload, curfew: Option<Curfew>, place: Place) -> Self {
+    pub fn new(connection: Connection, payload: Payload, curfew: Curfew, place: Place) -> Self {
         let (from_visitor, from_app) = (Meter::default(), Meter::default());
-        Self { connection, payload, curfew, from_visitor, from_app, _place: place }
+        Self { at: At::Open(connection), payload, curfew, from_visitor, from_app, _place: place }
     }
 
-    /// Carries what the visitor said; `false` when the socket is over.
-    fn carry_up(&mut self, cx: &mut Context<'_>) -> bool {
-        loop {
-            let mut is_waiting = false;
-            while self.connection.write.len() < GATHER {
-                match Pin::new(&mut self.payload).poll_next(cx) {
-                    Poll::Ready(Some(Ok(piece))) => {
-                        if !self.from_visitor.admits(&piece) {
-                            return false;
-                        }
-                        self.connection.write.extend_from_slice(&piece);
-                    }
-                    Poll::Ready(_) => return false,
-                    Poll::Pending => {
-                        is_waiting = true;
-                        break;
-                    }
-                }
-            }
-            match self.connection.poll_send(cx) {
-                Poll::Ready(Ok(())) if is_waiting => return true,
-                Poll::Ready(Ok(())) => {}
-                Poll::Ready(Err(_)) => return false,
-                Poll::Pending => return true,
-            }
+    /// Lets go of the app at once, and tells the visitor why where a frame can stand.
+    fn end(&mut self, reason: Reason, cx: &mut Context<'_>) -> Next {
+        self.at = At::Said;
+        if self.from_app.is_between_frames() && !self.from_app.has_closed() {
+            return Poll::Ready(Some(Ok(Bytes::copy_from_slice(&frames::close(reason as u16)))));
         }
+        self.leave(cx)
     }
 
-    fn carry_down(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
-        if self.connection.read.is_empty() {
-            match self.connection.poll_read(cx) {
-                Poll::Ready(Ok(n)) if n > 0 => {}
-                Poll::Ready(_) => return Poll::Ready(None),
-                Poll::Pending => return Poll::Pending,
-            }
-        }
-        let piece = self.connection.read.split().freeze();
-        Poll::Ready(self.from_app.admits(&piece).then_some(piece))
+    /// The server sends what it holds whenever nothing more comes; asked again, it hears of the end.
+    fn leave(&mut self, cx: &mut Context<'_>) -> Next {
+        self.at = At::Over;
+        cx.waker().wake_by_ref();
+        Poll::Pending
     }
 }
 
+/// Carries what the visitor said.
+fn carry_up(
+    connection: &mut Connection,
+    payload: &mut Payload,
+    meter: &mut Meter,
+    cx: &mut Context<'_>,
+) -> Carried {
+    loop {
+        let mut is_waiting = false;
+        while connection.write.len() < GATHER {
+            match Pin::new(&mut *payload).poll_next(cx) {
+                Poll::Ready(Some(Ok(piece))) => {
+                    if !meter.admits(&piece) {
+                        return Carried::TooBig;
+                    }
+                    connection.write.extend_from_slice(&piece);
+                }
+                Poll::Ready(_) => return Carried::Lost,
+                Poll::Pending => {
+                    is_waiting = true;
+                    break;
+                }
+            }
+        }
+        match connection.poll_send(cx) {
+            Poll::Ready(Ok(())) if is_waiting => return Carried::All,
+            Poll::Ready(Ok(())) => {}
+            Poll::Ready(Err(_)) => return Carried::Lost,
+            Poll::Pending => return Carried::All,
+        }
+    }
+}
+
+/// What the app said; `None` when it has gone.
+fn carry_down(connection: &mut Connection, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
+    if connection.read.is_empty() {
+        match connection.poll_read(cx) {
+            Poll::Ready(Ok(n)) if n > 0 => {}
+            Poll::Ready(_) => return Poll::Ready(None),
+            Poll::Pending => return Poll::Pending,
+        }
+    }
+    Poll::Ready(Some(connection.read.split().freeze()))
+}
+
 impl MessageBody for Tunnel {
-    type Error = std::convert::Infallible;
+    type Error = Ended;
 
     fn size(&self) -> BodySize {
         BodySize::Stream
     }
 
-    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Self::Error>>> {
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Next {
         let this = self.get_mut();
-        let is_over = this.curfew.as_mut().is_some_and(|curfew| curfew.as_mut().poll(cx).is_ready());
-        if is_over || !this.carry_up(cx) {
-            return Poll::Ready(None);
+        let connection = match &mut this.at {
+            At::Open(connection) => connection,
+            At::Said => return this.leave(cx),
+            At::Over => return Poll::Ready(Some(Err(Ended))),
+        };
+        if let Poll::Ready(over) = this.curfew.as_mut().poll(cx) {
+            return this.end(if over == Over::House { Reason::GoingAway } else { Reason::Policy }, cx);
         }
-        this.carry_down(cx).map(|piece| piece.map(Ok))
+        match carry_up(connection, &mut this.payload, &mut this.from_visitor, cx) {
+            Carried::All => {}
+            Carried::Lost => return Poll::Ready(None),
+            Carried::TooBig => return this.end(Reason::TooBig, cx),
+        }
+        match carry_down(connection, cx) {
+            Poll::Pending => Poll::Pending,
+            Poll::Ready(Some(piece)) if this.from_app.admits(&piece) => Poll::Ready(Some(Ok(piece))),
+            // The app's message is too big, and began already.
+            Poll::Ready(Some(_)) => this.leave(cx),
+            // Both have said their last word, so that nothing is on its way to be lost.
+            Poll::Ready(None) if this.from_app.has_closed() && this.from_visitor.has_closed() => {
+                this.leave(cx)
+            }
+            Poll::Ready(None) => Poll::Ready(None),
+        }
     }
 }
 

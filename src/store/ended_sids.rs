@@ -4,7 +4,7 @@
 
 use sha2::{Digest as _, Sha256};
 
-use super::{Conn, Db as _, StoreError, Writer};
+use super::{Conn, Db, StoreError, Writer};
 
 /// Whom a logout named, as a hash: the table holds nobody's handle.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -73,10 +73,10 @@ pub async fn insert(w: &mut Writer, name: &Name, now_ms: i64, expires_at_ms: i64
 ///
 /// # Errors
 /// The database's.
-pub async fn find(w: &mut Writer, names: [&Name; 3], now_ms: i64) -> Result<[Option<i64>; 3], StoreError> {
+pub async fn find(db: &mut impl Db, names: [&Name; 3], now_ms: i64) -> Result<[Option<i64>; 3], StoreError> {
     let [a, b, c] = names.map(|name| name.0.as_slice());
     // One row whatever is stored: a login waits for a single answer.
-    let (of_a, of_b, of_c): (Option<i64>, Option<i64>, Option<i64>) = sql!(fetch_one in w,
+    let (of_a, of_b, of_c): (Option<i64>, Option<i64>, Option<i64>) = sql!(fetch_one in db,
         "SELECT MAX(CASE WHEN name_hash = $1 THEN ended_at END), MAX(CASE WHEN name_hash = $2 THEN ended_at END), \
          MAX(CASE WHEN name_hash = $3 THEN ended_at END) FROM ended_sids \
          WHERE name_hash IN ($1, $2, $3) AND expires_at > $4",
@@ -84,7 +84,7 @@ pub async fn find(w: &mut Writer, names: [&Name; 3], now_ms: i64) -> Result<[Opt
     Ok([of_a, of_b, of_c])
 }
 
-/// Removes what no login can need any more, at most `limit`; returns how many.
+/// Removes what no login and no bearer token can need any more, at most `limit`; returns how many.
 ///
 /// # Errors
 /// The database's.

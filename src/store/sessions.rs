@@ -1,6 +1,7 @@
 //! `sessions`: who is signed in. The browser's key is stored as a hash (SE-01), the provider's tokens are
 //! sealed.
 
+mod by_sid;
 mod logout;
 mod overview;
 pub mod refresh;
@@ -11,6 +12,7 @@ use super::{Db, Note, StoreError, Write, Writer};
 use crate::crypto::KeyRing;
 use crate::domain::{NewSession, Renewal, Session, SessionKind, User};
 
+pub use by_sid::by_sid;
 pub use logout::{NamedBySid, must_prove, named_by_sid};
 pub use overview::{list_live, users_with_sessions};
 pub(super) use tokens::{ACCESS, ID, REFRESH, TABLE};

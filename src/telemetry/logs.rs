@@ -117,7 +117,11 @@ pub(super) fn assemble(
         .with_default_directive(LevelFilter::INFO.into())
         .parse(level)
         .map_err(|error| format!("log level {level:?} cannot be read: {error}"))?;
-    let allowed = Targets::new().with_default(LevelFilter::WARN).with_target(OURS, LevelFilter::TRACE);
+    let allowed = Targets::new()
+        .with_default(LevelFilter::WARN)
+        // What visitors and apps break off is told by us, once.
+        .with_target("actix_http::h1::dispatcher", LevelFilter::OFF)
+        .with_target(OURS, LevelFilter::TRACE);
     let traces = otlp.map(traces::open).transpose()?;
 
     let refused = Arc::new(AtomicU64::new(0));
@@ -157,12 +161,13 @@ struct Sink<W> {
 }
 
 impl<W: Write> Write for Sink<W> {
-    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        // The writer hands over one whole line at a time.
-        if self.sink.write_all(line).is_err() {
-            self.refused.fetch_add(1, Ordering::Relaxed);
+    fn write(&mut self, lines: &[u8]) -> io::Result<usize> {
+        // The queue hands over whole lines.
+        if self.sink.write_all(lines).is_err() {
+            let count = lines.split(|byte| *byte == b'\n').count().saturating_sub(1);
+            self.refused.fetch_add(count as u64, Ordering::Relaxed);
         }
-        Ok(line.len())
+        Ok(lines.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {

@@ -98,6 +98,7 @@ struct Inner {
     login_starts: Series<2, Counter>,
     callbacks: Series<2, Counter>,
     logouts: Series<2, Counter>,
+    bearers: Series<2, Counter>,
     sessions_ended: Series<1, Counter>,
     password_logins: Series<2, Counter>,
     rate_limited: Series<1, Counter>,
@@ -120,6 +121,7 @@ struct Inner {
     notices_healthy: Gauge,
     notices_lost: Counter,
     event_streams: Gauge,
+    certificate_ends: Gauge,
     cache: SessionCache,
 }
 
@@ -163,6 +165,7 @@ impl Metrics {
         let inner = Inner {
             login_starts: counters(r, "login_starts", "Logins begun, by provider and outcome"),
             callbacks: counters(r, "login_callbacks", "Returns from a provider, by provider and outcome"),
+            bearers: counters(r, "bearer_tokens", "Bearer tokens judged, by provider and outcome"),
             logouts: counters(r, "logouts", "Logouts, by kind and outcome"),
             sessions_ended: counters(r, "sessions_ended", "Sessions ended, by reason"),
             password_logins: counters(r, "password_logins", "Logins by password, by provider and outcome"),
@@ -210,13 +213,10 @@ impl Metrics {
                 "Transactions tried again because the database broke off",
             ),
             notices_healthy: gauge(r, "notices_healthy", "Whether notices of other processes come through"),
-            notices_lost: counter(
-                r,
-                "notices_lost",
-                "Times that notices of other processes may have been missed",
-            ),
+            notices_lost: counter(r, "notices_lost", "Times that notices of others may have been missed"),
             event_streams: gauge(r, "event_streams", "Open event streams of signed-in people"),
             cache: SessionCache::new(r),
+            certificate_ends: gauge(r, "certificate_ends_seconds", "When our certificate ends, unix time"),
             providers: RwLock::default(),
             lost_lines,
             registry,
@@ -246,6 +246,11 @@ impl Metrics {
     /// `outcome` is `ok` or `Error::reason`.
     pub fn callback(&self, provider: &str, outcome: &str) {
         self.0.callbacks.count([("provider", self.provider(provider)), ("outcome", word(outcome))], 1);
+    }
+
+    /// `outcome` is `ok` or `Error::reason`.
+    pub fn bearer(&self, provider: &str, outcome: &str) {
+        self.0.bearers.count([("provider", self.provider(provider)), ("outcome", word(outcome))], 1);
     }
 
     /// `kind` is `browser`, `api`, `backchannel`, `frontchannel`, `admin`.
@@ -339,6 +344,11 @@ impl Metrics {
 
     pub fn notices_lost(&self) {
         self.0.notices_lost.inc();
+    }
+
+    /// When the certificate that visitors see ends, in unix milliseconds.
+    pub fn certificate_ends(&self, at_ms: i64) {
+        self.0.certificate_ends.set(at_ms.div_euclid(1000));
     }
 
     pub fn event_streams(&self, open: usize) {

@@ -4,19 +4,35 @@ use actix_session::Session as Cookie;
 use actix_web::{HttpRequest, HttpResponse, web};
 use serde_json::{Value, json};
 
+use super::bearer;
 use super::problem::Refused;
 use super::session::SignedIn;
 use super::{Door, views, visitor, wire};
+use crate::domain::SessionKind;
 use crate::error::Error;
 use crate::flows::session::{self, Extent};
 use crate::flows::{activity, assertion, logout};
 
 type Answer = Result<HttpResponse, Refused>;
 
-/// `GET /auth/me`: an allow-list of facts, never a token.
-pub async fn me(request: HttpRequest, door: web::Data<Door>, SignedIn(guest): SignedIn) -> Answer {
+/// `GET /auth/me`: an allow-list of facts, never a token. A token without a session of ours has none to show.
+pub async fn me(request: HttpRequest, door: web::Data<Door>, by_cookie: Result<SignedIn, Refused>) -> Answer {
     let setup = door.app.setup();
-    if setup.config.session.me_keeps_alive {
+    let bearer = match bearer::by_token(&request, &door).await {
+        Err(problem) => return Ok(problem.response()),
+        Ok(bearer) => bearer,
+    };
+    let guest = match &bearer {
+        Some(bearer) => bearer.guest.clone(),
+        None => by_cookie?.0,
+    };
+    if bearer.as_ref().is_some_and(|bearer| !bearer.is_tied) {
+        return Ok(HttpResponse::Ok().json(json!({
+            "user": wire::user(&guest.user), "session": null, "claims": {},
+        })));
+    }
+    // What a program does keeps no browser's session alive.
+    if setup.config.session.me_keeps_alive && (bearer.is_none() || guest.session.kind == SessionKind::Api) {
         activity::note(&door.app, &guest.session);
     }
     let claims = session::exposed_claims(&door.app, &guest, &visitor(&request)).await?;

@@ -4,8 +4,10 @@ use std::sync::Arc;
 
 use actix_web::dev::Payload;
 use actix_web::http::Method;
+use actix_web::http::header::HeaderMap;
 use actix_web::{HttpRequest, HttpResponse, ResponseError as _, web};
 
+use super::bearer::{self, Caller};
 use super::cookies::{self, SessionCookie};
 use super::login::see_other;
 use super::outer::wants_page;
@@ -15,7 +17,6 @@ use crate::app::Setup;
 use crate::domain::Principal;
 use crate::domain::policy::Verdict;
 use crate::error::Error;
-use crate::flows::activity;
 use crate::flows::audit::{self, Refusal};
 use crate::flows::recognise::{Known, recognise};
 use crate::proxy::canonical::{CanonicalRequest, Odd};
@@ -56,32 +57,37 @@ async fn decide(request: &HttpRequest, payload: Payload, door: &web::Data<Door>,
     if wish == Wish::Malformed {
         return Err(Refused(Error::InvalidRequest("The WebSocket handshake is malformed.")));
     }
-    let known = known(request, door, route).await?;
-    let who = known.as_ref().map(|known| &known.principal);
+    let caller = match bearer::caller(request, door, route).await {
+        Ok(caller) => caller,
+        Err(problem) => return Ok(problem.response()),
+    };
+    let who = caller.who();
     match route.policy.judge(who, door.app.now_ms()) {
         Verdict::Pass => {}
-        Verdict::SignIn | Verdict::StepUp => return to_login(request, door, route, who.is_some()),
+        Verdict::SignIn | Verdict::StepUp => return to_login(request, door, route, &caller),
+        Verdict::Forbid if caller.bearer().is_some() => return Ok(bearer::forbidden().response()),
         Verdict::Forbid => return Err(Refused(Error::NotAllowed)),
     }
-    check_origin(request, door, who.is_some(), &wish).await?;
-    if let Some(known) = &known {
-        activity::note_known(&door.app, known);
+    if needs_proof(request.method(), caller.came_by_cookie(), wish != Wish::Http) {
+        check_origin(request, door, caller.came_by_cookie()).await?;
     }
+    caller.note_activity(door);
     // A route without an upstream serves forward-auth alone.
     let upstream = route.upstream.as_deref().and_then(|id| setup.upstreams.find(id)).ok_or(Error::NoRoute)?;
     if upstream.is_demo() {
         return Ok(demo_page(door, canonical.path(), who));
     }
-    let way = through::Way { request, door, route, upstream, canonical: &canonical, who };
+    let bearer = caller.bearer();
+    let way = through::Way { request, door, route, upstream, canonical: &canonical, who, bearer };
     match through::pass(&way, payload, wish).await {
         // The session lives, and what the app needs of it does not.
-        Err(Refused(Error::NotSignedIn)) => to_login(request, door, route, who.is_some()),
+        Err(Refused(Error::NotSignedIn)) => to_login(request, door, route, &caller),
         answered => answered,
     }
 }
 
 /// Whose the session cookie is, by the lean reader. On a public route an unreadable session is simply nobody.
-async fn known(request: &HttpRequest, door: &Door, route: &Route) -> Result<Option<Arc<Known>>, Refused> {
+pub async fn known(request: &HttpRequest, door: &Door, route: &Route) -> Result<Option<Arc<Known>>, Refused> {
     let key = match door.cookies.session(request.headers()) {
         SessionCookie::Absent => None,
         SessionCookie::One(value) => cookies::verify(value, &door.mac),
@@ -105,20 +111,25 @@ pub async fn doubled(request: &HttpRequest, door: &Door) {
 
 /// Only a person's navigation of a whole tab is sent to a login page, and only by a method that may be repeated as GET: a provider's page
 /// shows itself in no frame, and answers no WebSocket.
-fn may_redirect(request: &HttpRequest) -> bool {
-    let is_socket = request.headers().contains_key("sec-websocket-key");
-    let framed = request.headers().get("sec-fetch-dest").is_some_and(|dest| dest != "document");
-    matches!(*request.method(), Method::GET | Method::HEAD)
-        && wants_page(request.method(), request.headers())
-        && !framed
-        && !is_socket
+pub fn may_redirect(method: &Method, headers: &HeaderMap) -> bool {
+    let is_socket = headers.contains_key("sec-websocket-key");
+    let framed = headers.get("sec-fetch-dest").is_some_and(|dest| dest != "document");
+    matches!(*method, Method::GET | Method::HEAD) && wants_page(method, headers) && !framed && !is_socket
 }
 
-fn to_login(request: &HttpRequest, door: &Door, route: &Route, signed_in: bool) -> Answer {
-    if !may_redirect(request) {
+fn to_login(request: &HttpRequest, door: &Door, route: &Route, caller: &Caller) -> Answer {
+    if caller.bearer().is_some() {
+        return Ok(bearer::step_up(&route.policy).response());
+    }
+    if !may_redirect(request.method(), request.headers()) {
         return Err(Refused(Error::NotSignedIn));
     }
     let target = request.uri().path_and_query().map_or("/", |target| target.as_str());
+    Ok(see_other(&login_address(door, route, target, caller.who().is_some())).finish())
+}
+
+/// The path of the login that leads back to this target, and asks for what the route asks of a guest who is signed in already.
+pub fn login_address(door: &Door, route: &Route, target: &str, signed_in: bool) -> String {
     let mut query = url::form_urlencoded::Serializer::new(String::new());
     query.append_pair("return_to", target);
     if signed_in {
@@ -129,21 +140,17 @@ fn to_login(request: &HttpRequest, door: &Door, route: &Route, signed_in: bool) 
             query.append_pair("max_age", &(max_age_ms / 1000).to_string());
         }
     }
-    Ok(see_other(&format!("{}/login?{}", door.auth_prefix, query.finish())).finish())
+    format!("{}/login?{}", door.auth_prefix, query.finish())
 }
 
 /// A door lends its cookie to every app behind it, so the app's own unsafe requests need the same proof as ours. A WebSocket can be opened from any
 /// page, and is read by it: it needs the proof although it is a GET (security.md HT-07).
-async fn check_origin(
-    request: &HttpRequest,
-    door: &Door,
-    has_session: bool,
-    wish: &Wish,
-) -> Result<(), Refused> {
-    let is_socket = *wish != Wish::Http;
-    if !is_socket && (csrf::is_safe(request.method()) || !has_session) {
-        return Ok(());
-    }
+pub fn needs_proof(method: &Method, has_session: bool, is_socket: bool) -> bool {
+    is_socket || (has_session && !csrf::is_safe(method))
+}
+
+/// Refuses what another site's page sent.
+pub async fn check_origin(request: &HttpRequest, door: &Door, has_session: bool) -> Result<(), Refused> {
     let setup = door.app.setup();
     let proof = if has_session { csrf::Proof::Cookie } else { csrf::Proof::None };
     let config = &setup.config;

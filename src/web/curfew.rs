@@ -6,8 +6,9 @@ use std::time::Duration;
 use crate::app::App;
 use crate::domain::{Fact, Principal, Session};
 use crate::events::live::Event;
+use crate::flows::bearer::{self, Bearer};
 use crate::flows::session;
-use crate::proxy::forward::Curfew;
+use crate::proxy::forward::{Curfew, Over};
 
 /// How late an end by the clock is noticed; every other end is told.
 const TICK: Duration = Duration::from_secs(1);
@@ -21,8 +22,49 @@ pub fn of(app: &Arc<App>, who: &Principal) -> Curfew {
     Box::pin(async move { until_over(&app, &session_id, &user_id).await })
 }
 
-async fn until_over(app: &App, session_id: &str, user_id: &str) {
-    let Some(mut listening) = app.live.attend(session_id, user_id) else { return };
+/// For what belongs to no session: ends when the house closes, so that a stop waits for nobody who only listens.
+pub fn of_nobody(app: &Arc<App>) -> Curfew {
+    let app = Arc::clone(app);
+    Box::pin(async move {
+        // No session has this id, and no user.
+        let Some(mut listening) = app.live.attend("", "") else { return Over::House };
+        while listening.next().await != Event::Closed {}
+        Over::House
+    })
+}
+
+/// Ends when a token without a session of ours does: at its own end, or when its user may not be here any more.
+pub fn of_token(app: &Arc<App>, bearer: &Bearer) -> Curfew {
+    let (app, bearer) = (Arc::clone(app), bearer.clone());
+    Box::pin(async move { until_token_is_over(&app, &bearer).await })
+}
+
+async fn until_token_is_over(app: &App, bearer: &Bearer) -> Over {
+    let guest = &bearer.guest;
+    let Some(mut listening) = app.live.attend(&guest.session.id, &guest.user.id) else { return Over::House };
+    let mut tick = tokio::time::interval(TICK);
+    let mut blind = 0;
+    loop {
+        // A provider's logout of a session that is not ours is told to nobody: only a look shows it.
+        match bearer::still_open(app, bearer).await {
+            Ok(true) => blind = 0,
+            Ok(false) => return Over::Session,
+            Err(_) if blind >= BLIND_TICKS_MAX => return Over::Session,
+            Err(_) => blind += 1,
+        }
+        tokio::select! {
+            event = listening.next() => match event {
+                Event::Closed => return Over::House,
+                Event::SessionEnded => return Over::Session,
+                Event::UserUpdated | Event::LookAgain => {}
+            },
+            _ = tick.tick() => {}
+        }
+    }
+}
+
+async fn until_over(app: &App, session_id: &str, user_id: &str) -> Over {
+    let Some(mut listening) = app.live.attend(session_id, user_id) else { return Over::House };
     let mut session = None;
     let mut tick = tokio::time::interval(TICK);
     let mut blind = 0;
@@ -32,14 +74,15 @@ async fn until_over(app: &App, session_id: &str, user_id: &str) {
         if must_look {
             match session::still_open(app, session_id).await {
                 Ok(Some(row)) => (session, blind) = (Some(row), 0),
-                Ok(None) => return,
-                Err(_) if blind >= BLIND_TICKS_MAX => return,
+                Ok(None) => return Over::Session,
+                Err(_) if blind >= BLIND_TICKS_MAX => return Over::Session,
                 Err(_) => blind += 1,
             }
         }
         must_look = tokio::select! {
             event = listening.next() => match event {
-                Event::Closed | Event::SessionEnded => return,
+                Event::Closed => return Over::House,
+                Event::SessionEnded => return Over::Session,
                 Event::UserUpdated | Event::LookAgain => true,
             },
             _ = tick.tick() => {

@@ -12,7 +12,9 @@ mod address;
 mod admin;
 mod api;
 mod backchannel;
+mod bearer;
 mod behind;
+mod check;
 pub mod cookies;
 mod cors;
 mod csrf;
@@ -106,6 +108,11 @@ impl Door {
         under(&self.auth_prefix) || under(WELL_KNOWN) || (self.has_dev_idp && under("/dev-idp"))
     }
 
+    /// Whether a Host, with or without its port, is the public origin's.
+    fn is_own_authority(&self, named: &str) -> bool {
+        named.eq_ignore_ascii_case(&self.authority) || named.eq_ignore_ascii_case(&self.authority_with_port)
+    }
+
     fn scheme(&self) -> &'static str {
         if self.cookies.secure() { "https" } else { "http" }
     }
@@ -196,6 +203,9 @@ pub fn routes(cfg: &mut web::ServiceConfig, door: &Door, dev_idp: Option<&DevIdp
         .service(at("/frontchannel-logout/{provider}", "GET, HEAD").route(read().to(backchannel::frame)))
         .service(at("/static/{name}", "GET, HEAD").route(read().to(pages::look)))
         .service(programs)
+        .service(at("/check", "GET, HEAD").route(read().to(check::answer)))
+        // Envoy writes path and method of what it asks about into its question.
+        .service(web::resource("/check/{path:.*}").to(check::answer))
         .service(
             at("/refresh", "POST")
                 .route(web::post().to(refresh::renew))

@@ -10,7 +10,7 @@ use actix_web::body::{BoxBody, MessageBody};
 use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::error::InternalError;
 use actix_web::http::header::{self, HeaderMap, HeaderName, HeaderValue};
-use actix_web::http::{Method, StatusCode};
+use actix_web::http::{ConnectionType, Method, StatusCode, Version};
 use actix_web::middleware::Next;
 use actix_web::{HttpMessage as _, HttpResponse, web};
 use futures_util::FutureExt as _;
@@ -20,7 +20,7 @@ use super::login::see_other;
 use super::problem::{Problem, Refused};
 use super::through::FromApp;
 use super::unread::{Held, Unread};
-use super::{Door, pages};
+use super::{Door, check, pages};
 use crate::domain::{address, clock};
 use crate::error::Error;
 use crate::flows::Visitor;
@@ -28,7 +28,7 @@ use crate::telemetry;
 
 /// A request's head, checked after actix parsed it (whose own limits are 128 KiB and 96 fields).
 const HEAD_MAX: usize = 16 * 1024;
-const ADDRESS_MAX: usize = 8 * 1024;
+pub const ADDRESS_MAX: usize = 8 * 1024;
 /// The largest body that a place of ours takes; one that announces more is refused unread.
 const BODY_MAX: u64 = 64 * 1024;
 /// The way out for whoever holds more cookies than fit; a visitor with a normal head is only sent to the front page.
@@ -100,7 +100,7 @@ async fn pass(
     next: Next<impl MessageBody + 'static>,
 ) -> Result<ServiceResponse<BoxBody>, actix_web::Error> {
     if let Some(refused) = check(&door, &seen, &request) {
-        let mut response = refused.unwrap_or_else(|error| finish_problem(&door, &seen, &Problem::of(&error)));
+        let mut response = refused.unwrap_or_else(|error| refuse(&door, &seen, &error));
         finish_headers(&door, &seen, response.headers_mut());
         measure(&door, &seen, response.status());
         return Ok(request.into_response(response));
@@ -127,8 +127,15 @@ async fn pass(
     };
     let mut response = response;
     let is_from_app = response.response().extensions().get::<FromApp>().is_some();
+    let is_yes = response.response().extensions().get::<check::Yes>().is_some();
+    // What comes after a handshake that was not taken up is no request (RFC 9110 7.8): the server below takes it for a body.
+    if seen.class == Class::Own && response.request().headers().contains_key(header::UPGRADE) {
+        response.response_mut().head_mut().set_connection_type(ConnectionType::Close);
+    }
     if is_from_app {
         finish_from_app(&door, &seen, response.headers_mut());
+    } else if is_yes {
+        finish_yes(&seen, response.headers_mut());
     } else {
         finish_headers(&door, &seen, response.headers_mut());
     }
@@ -203,8 +210,26 @@ fn check(door: &Door, seen: &Seen, request: &ServiceRequest) -> Option<Result<Ht
     if !seen.path.starts_with('/') {
         return Some(Err(Error::InvalidRequest("The request target is not a path.")));
     }
-    // The development issuer guards itself: it must be reachable by every loopback name.
-    if seen.class == Class::DevIdp { None } else { check_host(door, seen, request) }
+    // Over HTTP/1.1 nobody states a scheme; whoever does must mean this very door (RFC 9113 8.3.1).
+    let scheme = request.uri().scheme_str();
+    if request.version() == Version::HTTP_2 && scheme.is_some_and(|scheme| scheme != door.scheme()) {
+        return Some(Err(Error::InvalidRequest("The request names another scheme.")));
+    }
+    // The development issuer guards itself: it must be reachable by every loopback name. So does forward-auth: some proxies ask under
+    // the name by which they reach us, and say elsewhere which host was asked for.
+    let guards_itself = seen.class == Class::DevIdp || check::is_place(&door.auth_prefix, &seen.path);
+    if guards_itself { None } else { check_host(door, seen, request) }
+}
+
+/// A refusal of this layer; a proxy that asks gets it in the few words that it knows.
+fn refuse(door: &Door, seen: &Seen, error: &Error) -> HttpResponse {
+    if !check::is_place(&door.auth_prefix, &seen.path) {
+        return finish_problem(door, seen, &Problem::of(error));
+    }
+    let problem = check::denial(Problem::of(error));
+    let mut response = finish_problem(door, seen, &problem);
+    response.headers_mut().insert(check::CODE, HeaderValue::from_static(problem.code));
+    response
 }
 
 /// Another site must not sign anybody out by a link.
@@ -237,7 +262,7 @@ fn check_host(door: &Door, seen: &Seen, request: &ServiceRequest) -> Option<Resu
     if in_target.is_some_and(|target| !target.eq_ignore_ascii_case(named)) {
         return Some(Err(Error::InvalidRequest("Request target and Host disagree.")));
     }
-    if named.eq_ignore_ascii_case(&door.authority) || named.eq_ignore_ascii_case(&door.authority_with_port) {
+    if door.is_own_authority(named) {
         return None;
     }
     let name = named
@@ -305,6 +330,8 @@ fn with_headers(mut response: HttpResponse, kept: &HeaderMap) -> HttpResponse {
         header::VARY,
         header::ACCESS_CONTROL_ALLOW_ORIGIN,
         header::ACCESS_CONTROL_ALLOW_CREDENTIALS,
+        check::CODE,
+        check::LOGIN,
     ] {
         for value in kept.get_all(&name) {
             response.headers_mut().append(name.clone(), value.clone());
@@ -355,6 +382,14 @@ fn finish_headers(door: &Door, seen: &Seen, headers: &mut HeaderMap) {
     }
     if door.cookies.secure() {
         set(header::STRICT_TRANSPORT_SECURITY, "max-age=31536000");
+    }
+}
+
+/// What a proxy's question gets besides its answer.
+fn finish_yes(seen: &Seen, headers: &mut HeaderMap) {
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    if let Ok(id) = HeaderValue::from_str(&seen.id) {
+        headers.insert(REQUEST_ID, id);
     }
 }
 

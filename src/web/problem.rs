@@ -19,14 +19,25 @@ pub struct Problem {
     pub errors: Vec<FieldFault>,
     /// Seconds after which trying again makes sense.
     pub retry_after_s: Option<u32>,
+    /// What `WWW-Authenticate: Bearer` says besides its name (RFC 6750 3).
+    pub challenge: Option<String>,
 }
 
 const fn of(status: u16, code: &'static str, title: &'static str, detail: &'static str) -> Problem {
     let retry_after_s = if status == 503 { Some(5) } else { None };
-    Problem { status, code, title, detail, errors: Vec::new(), retry_after_s }
+    Problem { status, code, title, detail, errors: Vec::new(), retry_after_s, challenge: None }
 }
 
+const INVALID_TOKEN: &str = "error=\"invalid_token\"";
+
 impl Problem {
+    /// With more to say to who brought a bearer token.
+    #[must_use]
+    pub fn challenged(mut self, challenge: String) -> Self {
+        self.challenge = Some(challenge);
+        self
+    }
+
     /// The public contract.
     #[must_use]
     #[expect(clippy::too_many_lines, reason = "one table, to be read as a table")]
@@ -48,6 +59,20 @@ impl Problem {
                 "The answer of the sign-in service could not be accepted. Sign in again; if it keeps happening, give the request id to whoever runs this site.",
             ),
             Error::NotSignedIn => of(401, "not_signed_in", "You are not signed in", "Sign in to see this."),
+            Error::InvalidToken(_) => of(
+                401,
+                "not_signed_in",
+                "This token is not accepted",
+                "It is malformed, expired or meant for something else. Get a new access token and try again.",
+            )
+            .challenged(INVALID_TOKEN.to_owned()),
+            Error::TokenRevoked => of(
+                401,
+                "session_ended",
+                "This token is over",
+                "The session that it belongs to has ended, or its user may not be here. Sign in again.",
+            )
+            .challenged(INVALID_TOKEN.to_owned()),
             Error::InvalidCredentials => of(
                 401,
                 "invalid_credentials",
@@ -279,7 +304,11 @@ impl Problem {
 
     /// Headers that belong to the problem itself.
     pub fn headers(&self) -> impl Iterator<Item = (HeaderName, HeaderValue)> {
-        let bearer = (self.status == 401).then(|| (WWW_AUTHENTICATE, HeaderValue::from_static("Bearer")));
+        let challenge = match &self.challenge {
+            Some(challenge) => HeaderValue::from_str(&format!("Bearer {challenge}")).ok(),
+            None => (self.status == 401).then(|| HeaderValue::from_static("Bearer")),
+        };
+        let bearer = challenge.map(|challenge| (WWW_AUTHENTICATE, challenge));
         let later = self.retry_after_s.map(|seconds| (RETRY_AFTER, HeaderValue::from(seconds)));
         bearer.into_iter().chain(later)
     }
@@ -303,13 +332,9 @@ impl Problem {
 #[error(transparent)]
 pub struct Refused(#[from] pub Error);
 
-impl ResponseError for Refused {
-    fn status_code(&self) -> StatusCode {
-        StatusCode::from_u16(Problem::of(&self.0).status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
-    }
-
-    fn error_response(&self) -> HttpResponse {
-        // What the visitor is spared, the operator needs: the one place where an error is logged.
+impl Refused {
+    /// What the visitor is spared, the operator needs: the one place where an error is logged.
+    pub fn log(&self) {
         match &self.0 {
             Error::Internal(_) => tracing::error!(error = %self.0, "request failed"),
             Error::DatabaseDown(_)
@@ -322,6 +347,22 @@ impl ResponseError for Refused {
             }
             _ => tracing::debug!(error = %self.0, "request refused"),
         }
-        Problem::of(&self.0).response()
+    }
+
+    /// As it leaves the house; the operator hears of it now.
+    #[must_use]
+    pub fn problem(&self) -> Problem {
+        self.log();
+        Problem::of(&self.0)
+    }
+}
+
+impl ResponseError for Refused {
+    fn status_code(&self) -> StatusCode {
+        StatusCode::from_u16(Problem::of(&self.0).status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
+    }
+
+    fn error_response(&self) -> HttpResponse {
+        self.problem().response()
     }
 }

@@ -127,7 +127,12 @@ impl Typed {
         for (name, value) in url::form_urlencoded::parse(body) {
             let value = Value::String(value.into_owned());
             let twice = match name.strip_prefix(ATTRIBUTE) {
-                Some(attribute) => attributes.insert(attribute.to_owned(), value),
+                // An input that was left empty says nothing of the attribute.
+                Some(_) if value == "" => None,
+                Some(attribute) => {
+                    typed.insert(name.clone().into_owned(), value.clone());
+                    attributes.insert(attribute.to_owned(), value)
+                }
                 None if name == "return_to" => typed.insert(name.into_owned(), value),
                 None => {
                     if name != "password" {
@@ -179,6 +184,9 @@ fn form(door: &Door, typed: &Typed, problem: Option<&Problem>) -> Answer {
         .map(|(id, label)| views::Place { chosen: id == typed.text("provider"), id, label })
         .collect();
     let mut fields = fields(typed, faults);
+    // The password stays the last.
+    let at = fields.len().saturating_sub(1);
+    fields.splice(at..at, attributes(&door.app.setup().config.registration.attributes, typed, faults));
     // The choice of a place comes first, where there is one.
     let wrong = fields.iter().position(|field| field.fault.is_some()).or((offered_count < 2).then_some(0));
     if let Some(field) = wrong.and_then(|at| fields.get_mut(at)) {
@@ -215,12 +223,12 @@ fn fields(typed: &Typed, faults: &[FieldFault]) -> Vec<views::Field> {
         ("lastName", "Last name", "text", "family-name"),
         ("password", "Password", "password", "new-password"),
     ];
-    let field = |(name, label, kind, autocomplete): (&'static str, _, _, _)| {
+    let field = |(name, label, kind, autocomplete): (&'static str, &'static str, _, _)| {
         let secret = name == "password";
         let value: Cow<'_, str> = if secret { "".into() } else { typed.text(name).into() };
         views::Field {
-            name,
-            label,
+            name: name.into(),
+            label: label.into(),
             kind,
             autocomplete,
             value: value.into_owned(),
@@ -232,4 +240,55 @@ fn fields(typed: &Typed, faults: &[FieldFault]) -> Vec<views::Field> {
         }
     };
     ROWS.map(field).into()
+}
+
+/// An input for each attribute that the operator lets people give.
+fn attributes(names: &[String], typed: &Typed, faults: &[FieldFault]) -> Vec<views::Field> {
+    let field = |attribute: &String| {
+        let name = format!("{ATTRIBUTE}{attribute}");
+        views::Field {
+            label: spoken(attribute).into(),
+            kind: "text",
+            autocomplete: "off",
+            value: typed.text(&name).to_owned(),
+            hint: None,
+            fault: sentence(faults, &name),
+            required: false,
+            longest: 1024,
+            focused: false,
+            name: name.into(),
+        }
+    };
+    names.iter().map(field).collect()
+}
+
+/// `company_name` and `companyName` as people write it: "Company name".
+fn spoken(name: &str) -> String {
+    let mut words = String::new();
+    for c in name.chars() {
+        match c {
+            '_' | '-' | '.' => words.push(' '),
+            c if c.is_uppercase() && words.ends_with(char::is_lowercase) => {
+                words.push(' ');
+                words.extend(c.to_lowercase());
+            }
+            c if words.is_empty() => words.extend(c.to_uppercase()),
+            c => words.push(c),
+        }
+    }
+    words
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_attributes_are_spoken() {
+        for (name, words) in
+            [("plan", "Plan"), ("company_name", "Company name"), ("companyName", "Company name")]
+        {
+            assert_eq!(spoken(name), words);
+        }
+    }
 }

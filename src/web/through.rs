@@ -1,5 +1,6 @@
 //! A request that may pass, on its way through: what is attached, the app's answer as the visitor gets it, and its early end with the session.
 
+use std::borrow::Cow;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -15,6 +16,7 @@ use super::problem::Refused;
 use super::{Door, curfew};
 use crate::domain::{Fact, Principal};
 use crate::error::Error;
+use crate::flows::bearer::Bearer;
 use crate::flows::{assertion, refresh};
 use crate::proxy::canonical::CanonicalRequest;
 use crate::proxy::forward::{self, Announced, Body, Curfew, Reply};
@@ -33,6 +35,8 @@ pub struct Way<'a> {
     pub upstream: &'a Upstream,
     pub canonical: &'a CanonicalRequest<'a>,
     pub who: Option<&'a Principal>,
+    /// Where they came by a token of their own.
+    pub bearer: Option<&'a Bearer>,
 }
 
 /// Marks an answer as the app's: its headers are its own business.
@@ -43,7 +47,7 @@ pub struct FromApp;
 /// # Errors
 /// What keeps it from the app, or the app from answering.
 pub async fn pass(way: &Way<'_>, payload: Payload, wish: Wish) -> Answer {
-    let attached = Attached::of(way).await?;
+    let attached = Attached::of(way.door, way.route, way.who, way.bearer).await?;
     let traceparent = telemetry::current_traceparent();
     let visitor = super::visitor(way.request);
     let onward = Onward {
@@ -62,7 +66,7 @@ pub async fn pass(way: &Way<'_>, payload: Payload, wish: Wish) -> Answer {
     match wish {
         Wish::WebSocket { accept } => open_socket(way, &onward, payload, &accept).await,
         Wish::Http | Wish::Malformed => {
-            let upload = upload(way, payload)?;
+            let upload = upload(way, payload).await?;
             let reply = send(way, &onward, upload).await?;
             Ok(respond(way, reply))
         }
@@ -71,16 +75,25 @@ pub async fn pass(way: &Way<'_>, payload: Payload, wish: Wish) -> Answer {
 
 /// What our word about the guest is made of.
 #[derive(Default)]
-struct Attached<'a> {
+pub struct Attached<'a> {
     identity: Vec<(&'static str, &'a str)>,
     access_token: Option<SecretString>,
     assertion: Option<Arc<str>>,
 }
 
 impl<'a> Attached<'a> {
-    async fn of(way: &Way<'a>) -> Result<Self, Refused> {
+    /// Everything that a route attaches for who came.
+    ///
+    /// # Errors
+    /// What cannot be attached, and more than an app's server takes.
+    pub async fn of(
+        door: &Door,
+        route: &Route,
+        who: Option<&'a Principal>,
+        bearer: Option<&Bearer>,
+    ) -> Result<Self, Refused> {
         use crate::config::Attach;
-        let Some(who) = way.who else { return Ok(Self::default()) };
+        let Some(who) = who else { return Ok(Self::default()) };
         let identity = identity::headers(who);
         let size: usize = identity.iter().map(|(name, value)| name.len() + value.len() + 4).sum();
         // A list that was cut would mean something else (security.md PX-16).
@@ -89,30 +102,49 @@ impl<'a> Attached<'a> {
             return Err(Refused(Error::NotAllowed));
         }
         let mut attached = Self { identity, ..Self::default() };
-        for attach in &way.route.attach {
+        for attach in &route.attach {
             match attach {
+                // Who brought a token has it passed on, and no other.
+                Attach::AccessToken if bearer.is_some() => {
+                    attached.access_token = bearer.map(|bearer| bearer.token().clone());
+                }
                 Attach::AccessToken => {
                     let session_id = who.plain(Fact::Session);
-                    attached.access_token = match refresh::access_token(&way.door.app, &session_id).await {
+                    attached.access_token = match refresh::access_token(&door.app, &session_id).await {
                         // Whoever may come without a session may come without its token.
-                        Err(_) if way.route.policy.public => None,
+                        Err(_) if route.policy.public => None,
                         token => Some(token?),
                     };
                 }
                 Attach::Assertion => {
-                    attached.assertion = Some(assertion::write(&way.door.app, who, &way.upstream.id).await?);
+                    // Without a name of the app there is nobody whom the assertion could be for.
+                    let upstream = route.upstream.as_deref().ok_or(Error::NoRoute)?;
+                    attached.assertion = Some(assertion::write(&door.app, who, upstream).await?);
                 }
             }
         }
         Ok(attached)
     }
+
+    /// The same as fields of a head, with lower-case names.
+    pub fn fields(self) -> impl Iterator<Item = (&'static str, Cow<'a, str>)> {
+        let token = self.access_token.map(|token| format!("Bearer {}", token.expose_secret()));
+        let token = token.map(|token| ("authorization", Cow::from(token)));
+        let assertion =
+            self.assertion.map(|assertion| ("x-auth-assertion", Cow::from(assertion.to_string())));
+        let identity = self.identity.into_iter().map(|(name, value)| (name, Cow::from(value)));
+        identity.chain(token).chain(assertion)
+    }
 }
 
 /// The request's body, unless there is none.
-fn upload(way: &Way<'_>, payload: Payload) -> Result<Option<Upload>, Refused> {
+async fn upload(way: &Way<'_>, payload: Payload) -> Result<Option<Upload>, Refused> {
     let headers = way.request.headers();
     let announced = headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.trim().parse().ok());
     let is_chunked = headers.contains_key(header::TRANSFER_ENCODING);
+    if announced.is_none() && way.request.version() == Version::HTTP_2 {
+        return Upload::of_stream(payload, way.route.body_limit).await.map_err(refused);
+    }
     if !is_chunked && announced.unwrap_or(0) == 0 {
         return Ok(None);
     }
@@ -138,7 +170,7 @@ fn refused(fault: Fault) -> Refused {
 
 fn respond(way: &Way<'_>, reply: Reply) -> HttpResponse {
     let Reply { answer, mut download } = reply;
-    let curfew = if forward::is_event_stream(&answer) { curfew(way) } else { None };
+    let curfew = forward::is_event_stream(&answer).then(|| curfew(way));
     let is_head = way.canonical.method() == "HEAD";
     let body = match answer.framing {
         Framing::None if is_head => {
@@ -182,13 +214,19 @@ fn from_app(way: &Way<'_>, status: StatusCode, headers: HeaderMap, body: BoxBody
     response
 }
 
-/// Ends what stays open when the session does.
-fn curfew(way: &Way<'_>) -> Option<Curfew> {
-    Some(curfew::of(&way.door.app, way.who?))
+/// Ends what stays open when the session does, or a token that has none; and nobody's when the house closes.
+fn curfew(way: &Way<'_>) -> Curfew {
+    match (way.bearer.filter(|bearer| !bearer.is_tied), way.who) {
+        (Some(bearer), _) => curfew::of_token(&way.door.app, bearer),
+        (None, Some(who)) => curfew::of(&way.door.app, who),
+        (None, None) => curfew::of_nobody(&way.door.app),
+    }
 }
 
 async fn open_socket(way: &Way<'_>, onward: &Onward<'_>, payload: Payload, accept: &str) -> Answer {
-    let max = way.door.app.setup().config.limits.websockets;
+    let limit = way.door.app.setup().config.limits.websockets;
+    // Strangers who open all they can leave room for people.
+    let max = if way.who.is_some() { limit } else { limit.div_ceil(2) };
     let place: Place = way.door.sockets.take(max).ok_or(Error::Overloaded("WebSockets"))?;
     let Reply { answer, download } = send(way, onward, None).await?;
     if answer.status != StatusCode::SWITCHING_PROTOCOLS {

@@ -5,6 +5,8 @@
 //! by the templates; a link passes [`link`] as well. No page carries script or inline style, so the
 //! content policy can forbid both.
 
+use std::borrow::Cow;
+
 pub use askama::Template;
 
 /// The stylesheet, served at `{auth_prefix}/static/doorward.css` as `text/css`.
@@ -110,8 +112,8 @@ pub struct Place {
 /// One field of a form.
 #[derive(Debug, Clone)]
 pub struct Field {
-    pub name: &'static str,
-    pub label: &'static str,
+    pub name: Cow<'static, str>,
+    pub label: Cow<'static, str>,
     /// The input's type.
     pub kind: &'static str,
     pub autocomplete: &'static str,

@@ -1,11 +1,12 @@
 //! The closed door: while the database is not there yet, every request learns so at once, people by a page.
 
+use actix_web::http::StatusCode;
 use actix_web::http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, X_FRAME_OPTIONS};
 use actix_web::{HttpRequest, HttpResponse, web};
 
 use super::outer::wants_page;
 use super::problem::Problem;
-use super::{pages, views};
+use super::{check, pages, views};
 use crate::error::Error;
 
 /// What the page of a closed door needs.
@@ -46,8 +47,14 @@ async fn look(name: web::Path<String>) -> HttpResponse {
 
 /// The same problem that a database lost later would give.
 async fn answer(request: HttpRequest, closed: web::Data<ClosedDoor>) -> HttpResponse {
-    let problem = Problem::of(&Error::DatabaseDown(String::new()));
+    let down = Error::DatabaseDown(String::new());
+    let is_question = check::is_place(&closed.auth_prefix, request.path());
+    let problem = Problem::of(&down);
+    let problem = if is_question { check::denial(problem) } else { problem };
     let mut response = HttpResponse::ServiceUnavailable();
+    if is_question {
+        response.status(StatusCode::FORBIDDEN).insert_header((check::CODE, problem.code));
+    }
     for header in problem.headers() {
         response.insert_header(header);
     }

@@ -128,6 +128,20 @@ impl Browser {
         }
     }
 
+    /// A visitor who trusts this authority (PEM) and nobody else; speaks HTTP/1.1.
+    #[expect(clippy::disallowed_methods, reason = "as above")]
+    pub fn trusting(base_url: &str, authority: &std::path::Path) -> Self {
+        let pem = std::fs::read(authority).unwrap();
+        let client = Client::builder()
+            .redirect(reqwest::redirect::Policy::none())
+            .no_proxy()
+            .timeout(Duration::from_secs(30))
+            .tls_certs_only([reqwest::Certificate::from_pem(&pem).unwrap()])
+            .build()
+            .unwrap();
+        Self { client, ..Self::new(base_url) }
+    }
+
     /// A visitor of `public_url` (https) whose requests arrive at `address` in plain http with the
     /// public Host, as if a TLS proxy stood between. Add the proxy's headers by `with_header`.
     pub fn behind_tls(public_url: &str, address: SocketAddr) -> Self {

@@ -11,6 +11,8 @@ pub mod jar;
 pub mod op;
 pub mod process;
 pub mod servers;
+pub mod spa;
 pub mod tab;
+pub mod two;
 pub mod upstream;
 pub mod wire;

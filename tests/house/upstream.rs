@@ -22,8 +22,6 @@ pub struct Seen {
     pub head: String,
     /// As framed: chunked bodies with their sizes.
     pub body: Vec<u8>,
-    /// Which connection it came over, from 0.
-    pub connection: usize,
     /// Whether the other side has closed the connection.
     pub is_closed: bool,
 }
@@ -62,8 +60,12 @@ pub enum Step {
     Send(Vec<u8>),
     /// Waits until the gate is opened.
     Wait(Gate),
+    /// Sends this many bytes, piece by piece as they are taken.
+    Flood(usize),
     /// Sends back whatever comes until the other side closes.
     Echo,
+    /// Speaks WebSocket: answers each short text with `echo: ` before it, until a close frame.
+    Talk,
     /// Waits until the other side closes.
     AwaitClose,
     /// Ends the connection.
@@ -132,10 +134,10 @@ impl FakeUpstream {
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 let (shared, wrapped) = (house.clone(), wrap(stream));
-                let number = house.connections.fetch_add(1, Ordering::SeqCst);
+                house.connections.fetch_add(1, Ordering::SeqCst);
                 tokio::spawn(async move {
                     if let Some(stream) = wrapped.await {
-                        shared.serve(stream, number).await;
+                        shared.serve(stream).await;
                     }
                 });
             }
@@ -190,13 +192,13 @@ impl FakeUpstream {
 }
 
 impl Shared {
-    async fn serve(&self, mut stream: impl AsyncRead + AsyncWrite + Unpin, number: usize) {
+    async fn serve(&self, mut stream: impl AsyncRead + AsyncWrite + Unpin) {
         let mut read = Vec::new();
         loop {
             let Some(end) = fill_until(&mut stream, &mut read, b"\r\n\r\n").await else { return };
             let head = String::from_utf8_lossy(&read[..end - 4]).into_owned();
             read.drain(..end);
-            let seen = Seen { head, connection: number, ..Seen::default() };
+            let seen = Seen { head, ..Seen::default() };
             let plan = self.plan.lock().unwrap().clone();
             let steps = plan(&seen);
             let at = {
@@ -268,6 +270,16 @@ impl Shared {
                     return false;
                 }
             },
+            Step::Flood(size) => flood(stream, size).await,
+            Step::Talk => {
+                while let Some((kind, text)) = next_frame(stream, read).await {
+                    self.note(at, |seen| seen.body.extend(&text));
+                    if !reply(stream, kind, &text).await {
+                        break;
+                    }
+                }
+                false
+            }
             Step::AwaitClose => {
                 while more(stream, read).await {}
                 false
@@ -278,6 +290,48 @@ impl Shared {
 
 async fn more(stream: &mut (impl AsyncRead + Unpin), read: &mut Vec<u8>) -> bool {
     matches!(stream.read_buf(read).await, Ok(n) if n > 0)
+}
+
+async fn flood(stream: &mut (impl AsyncWrite + Unpin), size: usize) -> bool {
+    let piece = vec![b'x'; 16 * 1024];
+    let mut left = size;
+    while left > 0 {
+        let next = left.min(piece.len());
+        if stream.write_all(&piece[..next]).await.is_err() {
+            return false;
+        }
+        left -= next;
+    }
+    true
+}
+
+/// Answers a frame; `false` when the conversation is over.
+async fn reply(stream: &mut (impl AsyncWrite + Unpin), kind: u8, text: &[u8]) -> bool {
+    let said = if kind == CLOSE { text.to_vec() } else { [b"echo: ", text].concat() };
+    let answer = [&[kind, u8::try_from(said.len()).unwrap()], said.as_slice()].concat();
+    stream.write_all(&answer).await.is_ok() && kind != CLOSE
+}
+
+/// The first byte of a close frame (RFC 6455 5.2).
+const CLOSE: u8 = 0x88;
+
+/// A client's next short frame: its first byte and its payload, unmasked.
+async fn next_frame(stream: &mut (impl AsyncRead + Unpin), read: &mut Vec<u8>) -> Option<(u8, Vec<u8>)> {
+    loop {
+        if let [kind, length, rest @ ..] = read.as_slice() {
+            let length = usize::from(length & 0x7f);
+            assert!(length < 126, "only short frames are spoken here");
+            if let Some((mask, data)) = rest.get(..4 + length).map(|frame| frame.split_at(4)) {
+                let text = data.iter().zip(mask.iter().cycle()).map(|(byte, mask)| byte ^ mask).collect();
+                let kind = *kind;
+                read.drain(..6 + length);
+                return Some((kind, text));
+            }
+        }
+        if !more(stream, read).await {
+            return None;
+        }
+    }
 }
 
 /// Reads until the pattern came; where it ends.

@@ -2,9 +2,9 @@
 //! lets it go on or swallows it once the house is dead.
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
@@ -17,9 +17,18 @@ pub struct Counter {
     held: Notify,
     /// What becomes of messages at the cut.
     fate: watch::Sender<Fate>,
+    /// The next message that holds this is held, whatever its number.
+    wanted: Mutex<Option<&'static str>>,
     /// Where the last cut was, for a failure's words.
     last: Mutex<String>,
+    /// Connections on which a neighbour owes an answer.
+    owed: AtomicI64,
 }
+
+/// What a listening connection calls itself when it begins.
+const LISTENER: &[u8] = b"doorward-notices";
+/// A neighbour goes on with what it was told, although its caller is dead; its answer shows that it is through.
+const ANSWER_WITHIN: Duration = Duration::from_mins(1);
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Fate {
@@ -34,13 +43,21 @@ enum Fate {
 impl Counter {
     pub fn new() -> Arc<Self> {
         let fate = watch::Sender::new(Fate::Flowing);
-        Arc::new(Self { left: AtomicI64::new(-1), held: Notify::new(), fate, last: Mutex::default() })
+        let (left, owed) = (AtomicI64::new(-1), AtomicI64::new(0));
+        let (wanted, last) = (Mutex::default(), Mutex::default());
+        Arc::new(Self { left, held: Notify::new(), fate, wanted, last, owed })
     }
 
     /// Holds the `nth` message from now, 0 being the next one.
     pub fn arm(&self, nth: i64) {
         self.fate.send_replace(Fate::Flowing);
         self.left.store(nth, Ordering::SeqCst);
+    }
+
+    /// Holds the next message that begins like this.
+    pub fn hold_at(&self, start: &'static str) {
+        self.arm(-1);
+        *self.wanted.lock().unwrap() = Some(start);
     }
 
     /// Until a message is held.
@@ -58,6 +75,15 @@ impl Counter {
         self.fate.send_replace(if deliver { Fate::Delivered } else { Fate::Swallowed });
     }
 
+    /// Until the neighbours have answered all that reached them. Before that nobody can say what a dead caller left behind.
+    pub async fn quiet(&self) {
+        let deadline = Instant::now() + ANSWER_WITHIN * 2;
+        while self.owed.load(Ordering::SeqCst) > 0 {
+            assert!(Instant::now() < deadline, "a neighbour does not answer");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
     /// Whether this message may go on.
     async fn passes(&self, what: &str) -> bool {
         // Whatever became of earlier messages, these are new.
@@ -67,7 +93,8 @@ impl Counter {
             }
             let before =
                 self.left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| (n >= 0).then_some(n - 1));
-            if before != Ok(0) {
+            let is_wanted = self.wanted.lock().unwrap().take_if(|start| what.starts_with(*start)).is_some();
+            if before != Ok(0) && !is_wanted {
                 return true;
             }
             what.clone_into(&mut self.last.lock().unwrap());
@@ -99,8 +126,9 @@ pub async fn lay(name: &'static str, to: SocketAddr, counter: &Arc<Counter>) -> 
                 let Ok(far) = TcpStream::connect(to).await else { return };
                 let _ = (near.set_nodelay(true), far.set_nodelay(true));
                 let (near, far) = (near.into_split(), far.into_split());
-                let there = carry(near.0, far.1, format!("to {name}"), Arc::clone(&counter));
-                let back = carry(far.0, near.1, format!("from {name}"), counter);
+                let debt = Arc::new(Debt { counter, is_owed: AtomicBool::new(false) });
+                let there = carry(near.0, far.1, format!("to {name}"), Arc::clone(&debt));
+                let back = carry(far.0, near.1, format!("from {name}"), debt);
                 tokio::join!(there, back);
             });
         }
@@ -108,20 +136,67 @@ pub async fn lay(name: &'static str, to: SocketAddr, counter: &Arc<Counter>) -> 
     address
 }
 
+/// Whether an answer is owed on one connection. Both protocols answer each thing they are told before they hear the next.
+struct Debt {
+    counter: Arc<Counter>,
+    is_owed: AtomicBool,
+}
+
+impl Debt {
+    fn owe(&self) {
+        if !self.is_owed.swap(true, Ordering::SeqCst) {
+            self.counter.owed.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+
+    fn settle(&self) {
+        if self.is_owed.swap(false, Ordering::SeqCst) {
+            self.counter.owed.fetch_sub(1, Ordering::SeqCst);
+        }
+    }
+
+    async fn settled(&self) {
+        let deadline = Instant::now() + ANSWER_WITHIN;
+        while self.is_owed.load(Ordering::SeqCst) && Instant::now() < deadline {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+}
+
 async fn carry(
     mut from: tokio::net::tcp::OwnedReadHalf,
     mut to: tokio::net::tcp::OwnedWriteHalf,
     what: String,
-    counter: Arc<Counter>,
+    debt: Arc<Debt>,
 ) {
+    let is_call = what.starts_with("to ");
+    let (mut what, mut is_first) = (what, true);
     let mut piece = vec![0; 64 * 1024];
     while let Ok(length @ 1..) = from.read(&mut piece).await {
         let start = piece.iter().take(length.min(60)).filter(|b| b.is_ascii_graphic() || **b == b' ');
         let start: String = start.map(|b| char::from(*b)).collect();
-        if !counter.passes(&format!("{what}: {start}")).await || to.write_all(&piece[..length]).await.is_err()
-        {
+        // The ear of a replica beats all the time; that is nobody's request.
+        if std::mem::take(&mut is_first) && piece[..length].windows(LISTENER.len()).any(|w| w == LISTENER) {
+            "to PostgreSQL, a listener".clone_into(&mut what);
+        }
+        if is_call {
+            debt.owe();
+        } else {
+            debt.settle();
+        }
+        if !debt.counter.passes(&format!("{what}: {start}")).await {
+            debt.settle();
             break;
         }
+        if to.write_all(&piece[..length]).await.is_err() {
+            break;
+        }
+    }
+    if is_call {
+        // Hung up on, a neighbour might go on without ever answering, and nobody would know when it is through.
+        debt.settled().await;
+    } else {
+        debt.settle();
     }
     // A neighbour takes a moment to notice an end; the wire closes at once.
     let _ = tokio::time::timeout(Duration::from_secs(1), to.shutdown()).await;

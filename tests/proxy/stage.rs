@@ -30,6 +30,7 @@ pub fn routes(urls: &str) -> String {
         route("/small/**", &format!("{public}\nbody_limit = \"1KiB\"")),
         route("/token/**", "attach = [\"access_token\"]"),
         route("/maybe-token/**", &format!("{public}\nattach = [\"access_token\"]")),
+        route("/both/**", "attach = [\"access_token\", \"assertion\"]"),
         route("/assert/**", "attach = [\"assertion\"]"),
         route("/big/**", &format!("{public}\nbody_limit = \"1GiB\"")),
         route("/get/**", &format!("{public}\nmethods = [\"GET\"]")),
@@ -68,9 +69,17 @@ impl Stage {
 
     /// The operator's word against alice.
     pub async fn suspend_everybody(&self) {
+        self.set_status(Status::Suspended).await;
+    }
+
+    pub async fn forgive_everybody(&self) {
+        self.set_status(Status::Active).await;
+    }
+
+    async fn set_status(&self, status: Status) {
         let app = self.house.app();
         let mut writer = app.store.writer().await.unwrap();
-        store::users::set_status(&mut writer, "alice", Status::Suspended, app.now_ms()).await.unwrap();
+        store::users::set_status(&mut writer, "alice", status, app.now_ms()).await.unwrap();
         writer.commit().await.unwrap();
     }
 

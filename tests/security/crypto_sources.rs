@@ -43,7 +43,7 @@ fn lines_with(words: &[&str]) -> Vec<String> {
 
 #[test]
 fn cr_01_no_source_seeds_a_generator() {
-    let seeded = ["SeedableRng", "seed_from_u64", "from_seed", "StdRng", "SmallRng", "ChaCha", "thread_rng"];
+    let seeded = ["SeedableRng", "seed_from_u64", "from_seed(", "StdRng", "SmallRng", "ChaCha", "thread_rng"];
     assert_eq!(lines_with(&seeded), Vec::<String>::new());
 }
 

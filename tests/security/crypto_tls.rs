@@ -25,11 +25,11 @@ pub struct Authority {
 /// A certificate and its key.
 #[derive(Clone)]
 pub struct Leaf {
-    certificate: PathBuf,
-    key: PathBuf,
+    pub certificate: PathBuf,
+    pub key: PathBuf,
 }
 
-fn openssl(folder: &Path, arguments: &[&str]) {
+pub fn openssl(folder: &Path, arguments: &[&str]) {
     let done = Command::new("openssl").args(arguments).current_dir(folder).output();
     let done = done.unwrap_or_else(|error| panic!("openssl: {error}; apt-get install openssl"));
     assert!(done.status.success(), "openssl {arguments:?}: {}", String::from_utf8_lossy(&done.stderr));

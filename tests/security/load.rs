@@ -14,7 +14,7 @@ use crate::house::op::ScriptedOp;
 use crate::house::process::{Home, Process, signed_in as signed_in_at};
 
 /// Resident memory of a process in KiB.
-fn resident_kib(pid: u32) -> u64 {
+pub fn resident_kib(pid: u32) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
     line.split_whitespace().nth(1).unwrap().parse().unwrap()

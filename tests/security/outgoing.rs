@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use futures_util::future::join_all;
 
 use super::password::login;
@@ -247,4 +249,80 @@ async fn ob_07_proxies_of_the_environment_are_not_asked() {
     let process = home.open().await;
     assert_eq!(login(&process.browser(), "ada", "right").await.status, 200);
     silent.assert_silent();
+}
+
+/// Every text that this provider was sent, wherever in a request it stood.
+fn heard(op: &ScriptedOp) -> String {
+    let all = op.requests().into_iter().map(|request| {
+        let headers = request.headers.iter().map(|(name, value)| format!("{name}: {value}\n"));
+        let basic = request.header("authorization").and_then(|value| value.strip_prefix("Basic "));
+        let basic = basic.and_then(|text| STANDARD.decode(text).ok()).unwrap_or_default();
+        let body = String::from_utf8_lossy(&request.body).into_owned();
+        let opened = String::from_utf8_lossy(&basic).into_owned();
+        format!(
+            "{} {}?{}\n{}{opened}\n{body}",
+            request.method,
+            request.path,
+            request.query,
+            headers.collect::<String>()
+        )
+    });
+    all.collect::<Vec<_>>().join("\n")
+}
+
+#[tokio::test]
+async fn ob_06_a_secret_goes_to_its_own_provider_and_to_nobody_else() {
+    let (one, other) = (op().await, op().await);
+    let secrets = [(&one, "secret-of-the-one"), (&other, "secret-of-the-other")];
+    let mut text = String::new();
+    for (id, (op, secret)) in ["one", "other"].into_iter().zip(secrets) {
+        op.script(|s| s.client_secret = secret.to_owned());
+        text += &op_provider(id, op).replace("s3cret+with%odd&chars:", secret);
+        text += "password_login = true\n";
+    }
+    let house = TestHouse::with(&text).open().await;
+    for id in ["one", "other"] {
+        let person = house.browser();
+        let page = person.sign_in(&format!("/auth/login?provider={id}&return_to=/protected")).await;
+        assert_eq!(page.url.path(), "/protected", "{}", page.text());
+        let body = serde_json::json!({ "username": "ada", "password": "right", "provider": id });
+        let program = house.browser();
+        let tokens = program.post_json("/auth/login", &body).await.json();
+        let held = serde_json::json!({ "sessionId": tokens["sessionId"], "refreshToken": tokens["tokens"]["refresh_token"] });
+        let fresh = program.post_json("/auth/refresh", &held).await;
+        assert_eq!(fresh.status, 200, "{}", fresh.text());
+        assert_eq!(person.post_form("/auth/logout", &[]).await.status, 303);
+    }
+    for (op, own) in secrets {
+        let heard = heard(op);
+        for (_, secret) in secrets {
+            assert_eq!(heard.contains(secret), secret == own, "{secret} at {own}:\n{heard}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn ob_06_metadata_cannot_send_a_vendors_secret_elsewhere() {
+    const DISCOVERY: &str = "/.well-known/openid-configuration";
+    let (own, thief) = (op().await, op().await);
+    let honest =
+        crate::house::servers::http().get(own.url(DISCOVERY)).send().await.unwrap().text().await.unwrap();
+    let honest: serde_json::Value = serde_json::from_str(&honest).unwrap();
+    let provider = op_provider("op", &own).replace("kind = \"oidc\"", "kind = \"keycloak\"");
+    for endpoint in
+        ["token_endpoint", "revocation_endpoint", "userinfo_endpoint", "jwks_uri", "end_session_endpoint"]
+    {
+        let mut metadata = honest.clone();
+        metadata[endpoint] = thief.url("/stolen").into();
+        own.script(|s| s.answer(DISCOVERY, Answer::json(200, &metadata)));
+        let house = TestHouse::with(&format!("{provider}password_login = true\n")).open().await;
+        let page = login(&house.browser(), "ada", "right").await;
+        let reasons = house.database.texts("SELECT reason FROM audit_log WHERE outcome = 'refused'").await;
+        assert_eq!(page.status, 502, "{endpoint}: {reasons:?} {}", page.text());
+        assert_eq!(house.browser().navigate("/auth/login").await.location(), None, "{endpoint}");
+        assert_eq!(thief.requests().len(), 0, "{endpoint}");
+    }
+    own.script(|s| s.answer(DISCOVERY, Answer::Normal));
+    let house = TestHouse::with(&format!("{provider}password_login = true\n")).open().await;
+    assert_eq!(login(&house.browser(), "ada", "right").await.status, 200);
 }

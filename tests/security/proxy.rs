@@ -10,7 +10,7 @@ use crate::house::upstream::Step;
 use crate::proxy::stage::{Stage, body, cookie_line, status};
 
 /// Every header that this door can emit towards an app, and others that apps believe.
-const WORDS: [&str; 22] = [
+pub const WORDS: [&str; 22] = [
     "X-Auth-User",
     "X-Auth-Provider",
     "X-Auth-Subject",
@@ -35,7 +35,7 @@ const WORDS: [&str; 22] = [
     "X-HTTP-Method-Override",
 ];
 
-fn spellings(name: &str) -> Vec<String> {
+pub fn spellings(name: &str) -> Vec<String> {
     let swapped: String = name
         .chars()
         .map(|c| if c.is_ascii_lowercase() { c.to_ascii_uppercase() } else { c.to_ascii_lowercase() })

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use doorward::store::{sessions, users};
+use secrecy::ExposeSecret as _;
 
 use super::{is_signed_in, keep_time, signed_in};
 use crate::house::browser::{Browser, Page};
@@ -204,6 +205,54 @@ async fn re_14_a_transaction_that_the_database_broke_off_is_tried_again_and_coun
     }
     let metrics = Browser::new(&house.operations).get("/metrics").await.text();
     assert!(metrics.contains("doorward_transactions_repeated_total 10"), "{metrics}");
+}
+
+#[tokio::test]
+async fn re_14_a_logout_that_the_database_broke_off_is_tried_again_and_counted_once() {
+    let op = ScriptedOp::start().await;
+    let db = Database::postgres().await;
+    let house = TestHouse::with_op(&op).database(&db).open().await;
+    for (fault, when) in
+        [(DEADLOCK, "TRIGGER planted BEFORE UPDATE"), (LOST, "TRIGGER planted BEFORE UPDATE")]
+    {
+        for way in ["button", "one", "all", "client"] {
+            let guest = signed_in(&house).await;
+            let live = "SELECT id FROM sessions WHERE revoked_at IS NULL";
+            let id = db.texts(live).await.remove(0);
+            let before = db.number("SELECT count(*) FROM audit_log WHERE outcome = 'success'").await;
+            if way == "client" {
+                db.execute("UPDATE sessions SET kind = 'api' WHERE revoked_at IS NULL").await;
+            }
+            plant(&db, 2, fault, when).await;
+            let status = match way {
+                "button" => guest.post_form("/auth/logout", &[]).await.status,
+                "one" => guest.delete(&format!("/auth/sessions/{id}")).await.status,
+                "all" => guest.delete("/auth/sessions?all=true").await.status,
+                _ => {
+                    let refresh = refresh_token(&house, &id).await;
+                    let body = serde_json::json!({ "sessionId": id, "refreshToken": refresh });
+                    Browser::new(&house.url).post_json("/auth/logout", &body).await.status
+                }
+            };
+            assert!([200, 204, 303].contains(&status), "{fault} {way}: {status}");
+            assert_eq!(
+                db.number("SELECT last_value FROM faults").await,
+                3,
+                "{fault} {way}: two tries failed"
+            );
+            assert_eq!(house.live_sessions().await, 0, "{way}");
+            let after = db.number("SELECT count(*) FROM audit_log WHERE outcome = 'success'").await;
+            assert_eq!(after - before, 1, "{fault} {way}: one deed, one row");
+            db.execute("DROP TRIGGER planted ON sessions").await;
+        }
+    }
+}
+
+/// The refresh token that an API client of this session would hold.
+async fn refresh_token(house: &TestHouse, id: &str) -> String {
+    let app = house.app();
+    let sealed = sessions::tokens(&mut app.store.reader().await.unwrap(), id).await.unwrap().unwrap();
+    sealed.open(&app.setup().ring).unwrap().refresh.unwrap().expose_secret().to_owned()
 }
 
 #[tokio::test]

@@ -1,6 +1,6 @@
 //! The real servers that other tests lean on do what those tests expect of them.
 
-mod client;
+pub mod client;
 mod keycloak;
 mod listener;
 mod oidc_provider;

@@ -106,6 +106,7 @@ fn routes_are_checked() {
         let found = faults(path, &format!("{path}\n{line}"));
         one_fault(found, &format!("route.\"/**\".{key}"), problem);
     }
+    one_fault(faults("upstream = \"app\"", "attach = [\"assertion\"]"), "route.\"/**\".attach", "for nobody");
     one_fault(faults("upstream = \"app\"", "upstream = \"ap\""), "route.\"/**\".upstream", "no upstream");
     one_fault(faults("http://127.0.0.1:3000", "http://127.0.0.1/x"), "upstream.app.urls", "upstream address");
 }

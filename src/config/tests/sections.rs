@@ -38,6 +38,11 @@ fn the_default_public_url_and_the_development_issuer_follow_the_port() {
     let mut config = built_in(&written).unwrap().config;
     config.follow_port(4711);
     assert_eq!(config.server.public_url.as_str(), "http://localhost:9/");
+    let files = "{ certificate_file = \"c\", key_file = \"k\" }";
+    let mut config = built_in(&[("DOORWARD__SERVER__TLS", files)]).unwrap().config;
+    config.follow_port(4711);
+    assert_eq!(config.server.public_url.as_str(), "https://localhost:4711/");
+    assert!(config.masked().contains("tls = { certificate_file = "), "{}", config.masked());
 }
 
 #[test]
@@ -120,7 +125,8 @@ fn the_server_section_is_checked() {
         ("auth_prefix = \"/dev-idp/x\"", "server.auth_prefix", "prefix"),
         ("trusted_proxies = [\"10.0.0.0/33\"]", "server.trusted_proxies", "not a network"),
         ("operations_listen = \"127.0.0.1:8080\"", "server.operations_listen", "same address"),
-        ("tls = { certificate_file = \"c\" }", "server.tls.certificate_file", "later release"),
+        ("tls = { certificate_file = \"c\" }", "server.tls.key_file", "other half"),
+        ("tls = { key_file = \"k\" }", "server.tls.certificate_file", "other half"),
         ("shutdown = \"1h\"", "server.shutdown", "out of range"),
     ];
     for (line, key, problem) in table {
@@ -128,6 +134,10 @@ fn the_server_section_is_checked() {
     }
     let empty = "tls = { certificate_file = \"\", key_file = \"\" }\ntrusted_proxies = [\"10.0.0.1\"]";
     assert_eq!(faults(url, &format!("{url}\n{empty}")), []);
+    let both = "tls = { certificate_file = \"c\", key_file = \"k\" }";
+    assert_eq!(faults(url, &format!("{url}\n{both}")), []);
+    let plain = format!("public_url = \"http://localhost:1\"\n{both}");
+    one_fault(faults(url, &plain), "server.public_url", "plain http although");
     assert_eq!(keys(&faults("url_file = \"database-url\"", "url = \"mysql://x\"")), ["database.url"]);
 }
 

@@ -4,6 +4,7 @@
 //! transaction writes our user and finishes the intent. What cannot be finished is undone, but only a user whom this very attempt created
 //! (security.md RG-03). [`resume`] takes up what a dead process or a silent provider left behind.
 
+mod marks;
 mod resume;
 mod work;
 
@@ -14,6 +15,7 @@ use serde_json::{Map, Value};
 use sha2::{Digest as _, Sha256};
 use tokio::time::Instant;
 
+pub use self::marks::{UNMARKED, check_marks};
 pub use self::resume::{Resumed, resume};
 use self::work::Work;
 use super::{Visitor, audit};

@@ -73,6 +73,16 @@ impl Directory for Keycloak {
         }
         Err(last)
     }
+
+    async fn keeps_marks(&self) -> Result<bool, ProviderError> {
+        let answer = self.asked(&self.users(&["profile"])?).await?;
+        if answer.status != 200 {
+            return Err(refusal(&answer));
+        }
+        let profile = Oidc::object(&answer)
+            .ok_or_else(|| ProviderError::protocol("provider_error", "the user profile is not one"))?;
+        Ok(keeps(&profile))
+    }
 }
 
 impl Keycloak {
@@ -139,6 +149,14 @@ impl Keycloak {
         self.own.forget(refused).await;
         self.own.current(&self.oidc).await
     }
+}
+
+/// A realm's user profile drops, without a word, an attribute that it neither declares nor lets administrators add.
+fn keeps(profile: &Map<String, Value>) -> bool {
+    let policy = profile.get("unmanagedAttributePolicy").and_then(Value::as_str);
+    let declared = profile.get("attributes").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+    matches!(policy, Some("ENABLED" | "ADMIN_EDIT"))
+        || declared.iter().any(|attribute| attribute.get("name").is_some_and(|name| name == MARK))
 }
 
 /// A realm that is not there, or a proxy that knows no such path, answers 404 as well; that proves nothing.
@@ -239,6 +257,20 @@ mod tests {
 
     fn answer(status: u16, body: &str) -> Answer {
         Answer { status, content_type: "application/json".into(), body: body.into(), ..Answer::default() }
+    }
+
+    #[test]
+    fn a_realm_keeps_marks_when_it_declares_them_or_lets_administrators_add_any() {
+        for (profile, kept) in [
+            (json!({ "attributes": [{ "name": "email" }] }), false),
+            (json!({ "attributes": [], "unmanagedAttributePolicy": "ADMIN_VIEW" }), false),
+            (json!({}), false),
+            (json!({ "attributes": [], "unmanagedAttributePolicy": "ADMIN_EDIT" }), true),
+            (json!({ "attributes": [], "unmanagedAttributePolicy": "ENABLED" }), true),
+            (json!({ "attributes": [{ "name": "email" }, { "name": MARK }] }), true),
+        ] {
+            assert_eq!(keeps(profile.as_object().unwrap()), kept, "{profile}");
+        }
     }
 
     #[test]

@@ -35,6 +35,7 @@ pub struct Metadata {
     /// The same place, for calls from us instead of browsers.
     pub end_session_back_end: Option<Url>,
     pub revocation_endpoint: Option<Url>,
+    pub introspection_endpoint: Option<Url>,
     pub pushed_authorization_request_endpoint: Option<Url>,
     pub requires_pushed_requests: bool,
     /// RFC 9207: whether each authorization response carries `iss`.
@@ -52,6 +53,8 @@ pub struct Expectation<'c> {
     pub issuer: &'c str,
     /// Back-end calls go here instead of the public host.
     pub internal_base_url: Option<&'c Url>,
+    /// Calls that carry a secret go to the issuer's own origin alone. Some big providers spread their endpoints over several.
+    pub own_origin: bool,
 }
 
 impl Metadata {
@@ -72,12 +75,15 @@ impl Metadata {
             None => return Err("it names no issuer".to_owned()),
         }
         let public = |name: &str| endpoint(&document, name, expected.issuer);
-        let internal = |name: &str| {
-            public(name).map(|found| {
-                found.map(|url| {
-                    expected.internal_base_url.map_or_else(|| url.clone(), |base| moved(&url, base))
-                })
-            })
+        // With a base of our own for such calls they go there, whatever the document says.
+        let bound = expected.own_origin && expected.internal_base_url.is_none();
+        let home = Url::parse(expected.issuer).ok().filter(|_| bound).map(|url| url.origin());
+        let internal = |name: &str| match (public(name)?, expected.internal_base_url) {
+            (Some(url), _) if home.as_ref().is_some_and(|home| url.origin() != *home) => {
+                Err(format!("{name} leads away from the issuer's own origin"))
+            }
+            (Some(url), Some(base)) => Ok(Some(moved(&url, base))),
+            (found, _) => Ok(found),
         };
         let needed = |found: Option<Url>, name: &str| found.ok_or_else(|| format!("{name} is missing"));
         let flag = |name: &str| document.get(name).and_then(Value::as_bool).unwrap_or(false);
@@ -89,6 +95,7 @@ impl Metadata {
             end_session_endpoint: public("end_session_endpoint")?,
             end_session_back_end: internal("end_session_endpoint")?,
             revocation_endpoint: internal("revocation_endpoint")?,
+            introspection_endpoint: internal("introspection_endpoint")?,
             pushed_authorization_request_endpoint: internal("pushed_authorization_request_endpoint")?,
             requires_pushed_requests: flag("require_pushed_authorization_requests"),
             announces_iss: flag("authorization_response_iss_parameter_supported"),
@@ -230,9 +237,10 @@ impl Discovery {
         // A task of its own: who loses patience does not stop the refresh.
         let (last_good, http) = (Arc::clone(&self.last_good), Arc::clone(http));
         let (place, issuer) = (expected.place.to_owned(), expected.issuer.to_owned());
-        let base = expected.internal_base_url.cloned();
+        let (base, own_origin) = (expected.internal_base_url.cloned(), expected.own_origin);
         let task = async move {
-            let expected = Expectation { place: &place, issuer: &issuer, internal_base_url: base.as_ref() };
+            let expected =
+                Expectation { place: &place, issuer: &issuer, internal_base_url: base.as_ref(), own_origin };
             let began = Instant::now();
             let fetched = fetch(&http, &expected).await.map(Arc::new);
             match &fetched {
@@ -290,7 +298,10 @@ mod tests {
     }
 
     fn read(text: &str, issuer: &str) -> Result<Metadata, String> {
-        Metadata::read(text.as_bytes(), &Expectation { place: issuer, issuer, internal_base_url: None })
+        Metadata::read(
+            text.as_bytes(),
+            &Expectation { place: issuer, issuer, internal_base_url: None, own_origin: false },
+        )
     }
 
     #[test]
@@ -349,6 +360,7 @@ mod tests {
             place: "https://id.example",
             issuer: "https://id.example",
             internal_base_url: Some(&base),
+            own_origin: true,
         };
         let metadata = Metadata::read(document("https://id.example", "").as_bytes(), &expected).unwrap();
         assert_eq!(metadata.token_endpoint.as_str(), "http://keycloak.internal:8080/t");
@@ -358,7 +370,7 @@ mod tests {
     proptest::proptest! {
         #[test]
         fn sc_03_no_bytes_make_the_metadata_reader_panic(bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..200), url in "\\PC{0,40}") {
-            let expected = Expectation { place: "https://id.example", issuer: "https://id.example", internal_base_url: None };
+            let expected = Expectation { place: "https://id.example", issuer: "https://id.example", internal_base_url: None, own_origin: false };
             let _ = Metadata::read(&bytes, &expected);
             let text = serde_json::json!({"issuer": "https://id.example", "token_endpoint": url, "authorization_endpoint": url, "jwks_uri": url}).to_string();
             let _ = Metadata::read(text.as_bytes(), &expected);

@@ -2,11 +2,13 @@
 //!
 //! The only room that knows the openidconnect crate. Foreign bytes pass `strict` before anything else reads them.
 
+pub mod access_token;
 mod authorize;
 pub(super) mod back_channel;
 pub(super) mod claims;
 mod discovery;
 mod id_token;
+mod introspection;
 pub mod jws;
 pub mod keys;
 mod logout_token;
@@ -20,17 +22,20 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use secrecy::{ExposeSecret as _, SecretString};
 use serde_json::{Map, Value};
+use tokio_rustls::rustls::ClientConfig;
 use url::Url;
 
 use self::discovery::{Discovery, Expectation, Metadata};
 use self::id_token::{Expected, Occasion, Verified};
+use self::introspection::Introspections;
 use self::jws::Jws;
 use self::keys::{Asker, Keys, Source};
 use self::token_call::{Call, ClientProof, Form};
 use super::breaker::Traffic;
-use super::http::{Http, Line, Trust};
+use super::http::{Http, Line};
 use super::{PasswordLogin, Provider, ProviderError};
 use crate::config::{self, ProviderKind, RequireIss, When};
+use crate::crypto::trust::Trust;
 use crate::domain::{Callback, Clock, Grant, LoginAttempt, LoginRequest, Prompt, Random, Tokens};
 
 /// What was learned of a provider; it outlives a reload, so that a provider in trouble is not forgotten just then.
@@ -56,6 +61,18 @@ pub struct Oidc {
     random: Arc<dyn Random>,
     memory: Arc<Memory>,
     proof: ClientProof,
+    introspections: Introspections,
+}
+
+fn tls(config: &config::Provider) -> Result<ClientConfig, String> {
+    match &config.tls_ca_file {
+        Some(path) => {
+            let pem = std::fs::read(path).map_err(|e| format!("cannot read {}: {e}", path.display()))?;
+            Trust::Authorities(&pem).client_config().map_err(|fault| format!("{}: {fault}", path.display()))
+        }
+        None if config.kind == ProviderKind::Dev => Trust::Nobody.client_config(),
+        None => Trust::System.client_config(),
+    }
 }
 
 impl Oidc {
@@ -71,20 +88,15 @@ impl Oidc {
             .ok()
             .and_then(|url| url.host_str().map(str::to_owned))
             .unwrap_or_default();
-        let trust = match &config.tls_ca_file {
-            Some(path) => Trust::Authority(path),
-            None if config.kind == ProviderKind::Dev => Trust::Nobody,
-            None => Trust::System,
-        };
         let line = Line {
             provider: config.id.clone(),
             traffic: Arc::clone(&memory.traffic),
             clock: Arc::clone(&clock),
             random: Arc::clone(&random),
         };
-        let http = Arc::new(Http::new(&issuer_host, &trust, line)?);
+        let http = Arc::new(Http::new(&issuer_host, tls(&config)?, line)?);
         let proof = ClientProof::new(&config)?;
-        Ok(Self { config, http, clock, random, memory, proof })
+        Ok(Self { config, http, clock, random, memory, proof, introspections: Introspections::new() })
     }
 
     async fn metadata(&self) -> Result<Arc<Metadata>, ProviderError> {
@@ -93,6 +105,7 @@ impl Oidc {
             place: &self.config.issuer,
             issuer,
             internal_base_url: self.config.internal_base_url.as_ref(),
+            own_origin: matches!(self.config.kind, ProviderKind::Keycloak | ProviderKind::Dev),
         };
         self.memory.discovery.current(&self.http, expected, self.clock.now_ms()).await
     }

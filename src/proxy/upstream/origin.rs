@@ -5,16 +5,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use rustls_platform_verifier::BuilderVerifierExt as _;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
-use tokio_rustls::rustls::pki_types::pem::PemObject as _;
-use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
-use tokio_rustls::rustls::{ClientConfig, RootCertStore, crypto::aws_lc_rs};
+use tokio_rustls::rustls::ClientConfig;
+use tokio_rustls::rustls::pki_types::ServerName;
 
 use super::Fault;
 use super::connection::{Connection, Stream};
+use crate::crypto::trust::Trust;
 
 /// Longer than any local network takes; a visitor still has patience for another address.
 const CONNECT: Duration = Duration::from_secs(3);
@@ -167,22 +166,8 @@ impl Origin {
 }
 
 fn trust(ca_file: Option<&Path>) -> Result<ClientConfig, String> {
-    let builder = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
-        .with_safe_default_protocol_versions()
-        .map_err(|error| error.to_string())?;
-    let Some(path) = ca_file else {
-        let trusting = builder.with_platform_verifier().map_err(|error| error.to_string())?;
-        return Ok(trusting.with_no_client_auth());
-    };
+    let Some(path) = ca_file else { return Trust::System.client_config() };
     let fault = |problem: String| format!("tls_ca_file: {}: {problem}", path.display());
-    let mut roots = RootCertStore::empty();
-    let certificates = CertificateDer::pem_file_iter(path).map_err(|error| fault(error.to_string()))?;
-    for certificate in certificates {
-        let certificate = certificate.map_err(|error| fault(error.to_string()))?;
-        roots.add(certificate).map_err(|error| fault(error.to_string()))?;
-    }
-    if roots.is_empty() {
-        return Err(fault("holds no certificate".to_owned()));
-    }
-    Ok(builder.with_root_certificates(roots).with_no_client_auth())
+    let pem = std::fs::read(path).map_err(|error| fault(error.to_string()))?;
+    Trust::Authorities(&pem).client_config().map_err(fault)
 }

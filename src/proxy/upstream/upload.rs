@@ -1,12 +1,13 @@
 //! A request's body on its way to the app: framed afresh, counted, never held whole.
 
+use std::future::{poll_fn, ready};
 use std::io::Write as _;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use actix_web::dev::Payload;
 use bytes::{BufMut as _, BytesMut};
-use futures_util::Stream as _;
+use futures_util::{Stream as _, StreamExt as _, stream};
 
 use super::Fault;
 use super::connection::Connection;
@@ -60,6 +61,28 @@ impl Upload {
         }
         let length = announced.map_or(Length::Chunked, Length::Known);
         Ok(Self { payload, length, room: limit, is_read: false })
+    }
+
+    /// As [`Self::new`] for HTTP/2, where no field need tell whether there is a body: the stream does (RFC 9113 8.1). `None` where it is over already.
+    ///
+    /// # Errors
+    /// [`Fault::NotWhole`] for one that broke off.
+    pub async fn of_stream(mut payload: Payload, limit: u64) -> Result<Option<Self>, Fault> {
+        let first = poll_fn(|cx| {
+            let polled = Pin::new(&mut payload).poll_next(cx);
+            Poll::Ready(if let Poll::Ready(piece) = polled { Some(piece) } else { None })
+        });
+        let payload: Payload = match first.await {
+            Some(None) => return Ok(None),
+            Some(Some(Err(_))) => return Err(Fault::NotWhole),
+            Some(Some(Ok(piece))) => {
+                let whole = stream::once(ready(Ok(piece))).chain(payload);
+                Payload::Stream { payload: Box::pin(whole) }
+            }
+            // Under way, or empty in the end: either may be sent in chunks.
+            None => payload,
+        };
+        Self::new(payload, None, limit).map(Some)
     }
 
     /// The field that frames the body.
@@ -138,5 +161,36 @@ impl Upload {
                 Ok(())
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use actix_web::error::PayloadError;
+    use bytes::Bytes;
+
+    fn payload(pieces: Vec<Result<Bytes, PayloadError>>) -> Payload {
+        Payload::Stream { payload: Box::pin(stream::iter(pieces)) }
+    }
+
+    #[tokio::test]
+    async fn what_only_its_stream_tells_of_is_a_body_unless_it_is_over() {
+        let of = |pieces| Upload::of_stream(payload(pieces), 100);
+        assert!(of(Vec::new()).await.unwrap().is_none());
+        let broken = of(vec![Err(PayloadError::Incomplete(None))]).await;
+        assert_eq!(broken.unwrap_err(), Fault::NotWhole);
+        let mut upload = of(vec![Ok("ab".into()), Ok("c".into())]).await.unwrap().unwrap();
+        assert_eq!(upload.length, Length::Chunked);
+        let mut whole = Vec::new();
+        while let Some(piece) = upload.payload.next().await {
+            whole.extend(piece.unwrap());
+        }
+        assert_eq!(whole, b"abc", "nothing is lost by looking");
+        let silent: Payload = Payload::Stream { payload: Box::pin(stream::pending()) };
+        assert!(
+            Upload::of_stream(silent, 100).await.unwrap().is_some(),
+            "nobody waits for a first byte here"
+        );
     }
 }

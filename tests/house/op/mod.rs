@@ -236,6 +236,23 @@ impl ScriptedOp {
         self.requests_to("/end-session")
     }
 
+    /// Somebody signed in before the test began: the refresh token that they hold.
+    pub fn granted(&self, person: Person, auth_time_s: i64) -> String {
+        let sid = format!("sid-of-{}", person.sub);
+        let grant = Grant {
+            person,
+            scope: "openid".to_owned(),
+            sid,
+            auth_time: auth_time_s,
+            acr: None,
+            revoked: false,
+        };
+        let mut book = self.shared.book.lock().unwrap();
+        book.grants.push(grant);
+        let at = book.grants.len() - 1;
+        token::new_refresh(&mut book, at)
+    }
+
     /// Everything granted so far is over: refresh is `invalid_grant`, user info 401.
     pub fn revoke_all_grants(&self) {
         let mut book = self.shared.book.lock().unwrap();

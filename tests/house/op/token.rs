@@ -102,7 +102,7 @@ fn password_grant(call: &Call<'_>) -> Result<Issue, Refusal> {
     })
 }
 
-fn new_refresh(book: &mut Book, grant: usize) -> String {
+pub(super) fn new_refresh(book: &mut Book, grant: usize) -> String {
     let token = random_text();
     book.refresh.insert(token.clone(), Refresh { grant, used: false });
     token

@@ -34,11 +34,16 @@ pub struct Chrome {
 
 /// Opens a browser that has never been anywhere.
 pub async fn browser() -> Chrome {
+    browser_with(&[]).await
+}
+
+/// As [`browser`], with more on its command line.
+pub async fn browser_with(more: &[String]) -> Chrome {
     let driver = started(&DRIVER, launch).await;
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
     let profile = driver.process.folder().join(format!("profile-{number}"));
     let mut capabilities = Capabilities::new();
-    let arguments = json!([
+    let mut arguments = json!([
         "--headless",
         "--no-sandbox",
         "--disable-gpu",
@@ -50,6 +55,7 @@ pub async fn browser() -> Chrome {
         "--disable-sync",
         format!("--user-data-dir={}", profile.display()),
     ]);
+    arguments.as_array_mut().expect("a list").extend(more.iter().cloned().map(Value::from));
     capabilities.insert("goog:chromeOptions".into(), json!({ "args": arguments }));
     capabilities.insert("goog:loggingPrefs".into(), json!({ "browser": "ALL" }));
     let client = ClientBuilder::new(HttpConnector::new())

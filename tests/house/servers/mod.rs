@@ -1,4 +1,4 @@
-//! Other people's houses, for real: PostgreSQL, Keycloak, oidc-provider, Chromium.
+//! Other people's houses, for real: PostgreSQL, Keycloak, oidc-provider, Chromium, nginx, Caddy.
 //!
 //! Owns: starting each at most once per test run, on loopback and a free port, in a temporary folder, and
 //! stopping it when the test binary ends, however it ends (see `supervise`).
@@ -6,6 +6,7 @@
 
 pub mod chromium;
 pub mod form;
+pub mod fronts;
 pub mod keycloak;
 pub mod oidc_provider;
 pub mod postgres;

@@ -111,7 +111,7 @@ async fn px_11_px_21_a_database_that_is_down_lets_nobody_in() {
     each(|stage| async move {
         let cookie = cookie_line(&signed_in(&stage.house).await);
         stage.app.forget();
-        stage.house.database.execute("ALTER TABLE sessions RENAME TO hidden").await;
+        stage.house.rewrite("ALTER TABLE sessions RENAME TO hidden").await;
         let answer = stage.ask("GET /in/x", &cookie).await;
         assert_eq!(status(&answer), 403, "{:?} {answer}", stage.kind);
         stage.app.assert_silent("no table");

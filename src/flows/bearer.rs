@@ -11,7 +11,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 use sha2::{Digest as _, Sha256};
 
 use super::again::again;
-use super::session::Guest;
+use super::session::{Guest, count_activity};
 use super::{Visitor, audit};
 use crate::app::{App, Setup};
 use crate::config;
@@ -218,6 +218,9 @@ async fn of_session(
     rows.retain(|(session, _)| {
         session.issuer == change.issuer || config.former_issuers.contains(&session.issuer)
     });
+    for (session, _) in &mut rows {
+        count_activity(app, session);
+    }
     let is_over = rows.iter().any(|(session, _)| {
         // A browser that was left alone says nothing of a program that came by the same sign-in; an end does.
         session.revoked_at_ms.is_some() || session.kind == SessionKind::Api

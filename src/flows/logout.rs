@@ -136,7 +136,10 @@ async fn end_as_client(
     let setup = app.setup();
     let left = again(app, async || {
         let mut writer = app.store.writer().await?;
-        let found = sessions::find(&mut writer, session_id).await?;
+        let mut found = sessions::find(&mut writer, session_id).await?;
+        if let Some(session) = &mut found {
+            session::count_activity(app, session);
+        }
         let session = found
             .filter(|session| session.kind == SessionKind::Api)
             .filter(|session| session.is_alive(app.now_ms(), setup.config.session.idle_ms))

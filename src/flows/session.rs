@@ -219,7 +219,7 @@ pub async fn still_open(app: &App, session_id: &str) -> Result<Option<Session>> 
 }
 
 /// A use that is not written yet counts as well.
-fn count_activity(app: &App, session: &mut Session) {
+pub(super) fn count_activity(app: &App, session: &mut Session) {
     if let Some(at_ms) = app.activity.latest(&session.id) {
         session.last_active_at_ms = session.last_active_at_ms.max(at_ms);
     }

@@ -33,7 +33,7 @@ async fn stage(db: &Database) -> Stage {
 /// The access token of alice's own login here, as an API client holds one.
 async fn tied(stage: &Stage) -> (String, String) {
     signed_in(&stage.house).await;
-    stage.house.database.execute("UPDATE sessions SET kind = 'api' WHERE revoked_at IS NULL").await;
+    stage.house.rewrite("UPDATE sessions SET kind = 'api' WHERE revoked_at IS NULL").await;
     let ids = stage.house.database.texts("SELECT id FROM sessions WHERE revoked_at IS NULL").await;
     let id = ids.last().unwrap().clone();
     let token = plain(held(&stage.house, &id).await.access.as_ref());
@@ -65,11 +65,11 @@ on_each_database! {
         stage.refused("suspended", &own, "token_revoked").await;
         set_status(&stage, "bob", Status::Active).await;
         stage.accepted("active again", &own, "bob").await;
-        stage.house.database.execute("UPDATE users SET has_app_access = FALSE WHERE id = 'bob'").await;
+        stage.house.rewrite("UPDATE users SET has_app_access = FALSE WHERE id = 'bob'").await;
         stage.refused("without access", &own, "token_revoked").await;
-        stage.house.database.execute("UPDATE users SET has_app_access = TRUE, is_active = FALSE WHERE id = 'bob'").await;
+        stage.house.rewrite("UPDATE users SET has_app_access = TRUE, is_active = FALSE WHERE id = 'bob'").await;
         stage.refused("switched off by the provider", &own, "token_revoked").await;
-        stage.house.database.execute("UPDATE users SET is_active = TRUE, deleted_at = 5 WHERE id = 'bob'").await;
+        stage.house.rewrite("UPDATE users SET is_active = TRUE, deleted_at = 5 WHERE id = 'bob'").await;
         stage.refused("deleted", &own, "token_revoked").await;
         let (_, token) = tied(&stage).await;
         stage.accepted("alice, with a session", &token, "alice").await;
@@ -138,7 +138,7 @@ async fn a_session_in_doubt_is_proven_at_the_provider() {
     let stage = Stage::with("bearer = \"jwt\"\napi_audiences = [\"doorward\"]\n", |plan| plan).await;
     keep_time(&stage.op, &stage.house);
     let (_, token) = tied(&stage).await;
-    stage.house.database.execute("UPDATE sessions SET must_prove = TRUE").await;
+    stage.house.rewrite("UPDATE sessions SET must_prove = TRUE").await;
     stage.op.clear();
     stage.accepted("honoured by the provider", &token, "alice").await;
     assert_eq!(stage.op.count("/userinfo"), 1);
@@ -171,7 +171,7 @@ async fn the_newer_word_on_roles_counts() {
     );
     let roles = stage.house.database.texts("SELECT roles FROM users WHERE id = 'bob'").await;
     assert_eq!(roles, ["[\"admin\"]"], "a token rewrites nobody");
-    stage.house.database.execute("UPDATE users SET local_roles = '[\"admin\"]'").await;
+    stage.house.rewrite("UPDATE users SET local_roles = '[\"admin\"]'").await;
     assert_eq!(
         stage.bring("GET /admins/x", &later).await.status,
         200,

@@ -336,10 +336,10 @@ async fn px_11_px_16_whatever_fails_in_the_question_denies_with_403() {
     );
     let groups: Vec<String> = (0..5000).map(|n| format!("group-{n}")).collect();
     let groups = serde_json::to_string(&groups).unwrap();
-    asked.house.database.execute(&format!("UPDATE users SET groups = '{groups}'")).await;
+    asked.house.rewrite(&format!("UPDATE users SET groups = '{groups}'")).await;
     let answer = asked.original("GET", "/in/x", &cookie).await;
     assert_eq!((status(&answer), header(&answer, "x-doorward-code")), (403, Some("not_allowed")), "{answer}");
-    asked.house.database.execute("ALTER TABLE sessions RENAME TO hidden").await;
+    asked.house.rewrite("ALTER TABLE sessions RENAME TO hidden").await;
     let answer = asked.original("GET", "/in/x", &cookie).await;
     assert_eq!(status(&answer), 403, "{answer}");
     assert!(

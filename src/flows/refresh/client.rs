@@ -70,7 +70,8 @@ async fn judge(app: &App, session_id: &str, token: &SecretString, visitor: &Visi
     let setup = app.setup();
     let now_ms = app.now_ms();
     let mut reader = app.store.reader().await?;
-    let session = sessions::find(&mut reader, session_id).await?.ok_or(Error::SessionEnded)?;
+    let mut session = sessions::find(&mut reader, session_id).await?.ok_or(Error::SessionEnded)?;
+    session::count_activity(app, &mut session);
     if session.kind != SessionKind::Api || !session.is_alive(now_ms, setup.config.session.idle_ms) {
         return Err(Error::SessionEnded);
     }

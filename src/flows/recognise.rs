@@ -5,11 +5,11 @@
 
 use std::sync::Arc;
 
-use super::session;
-use crate::app::App;
+use super::session::{self, Guest};
+use crate::app::{App, Setup};
 use crate::domain::{Principal, SessionKey};
 use crate::error::Result;
-use crate::store::{Limits, Recalled};
+use crate::store::{Limits, Recalled, Ticket};
 
 pub use crate::crypto::mac::ReadyMac;
 pub use crate::store::Known;
@@ -31,12 +31,23 @@ pub async fn recognise(app: &Arc<App>, key: &SessionKey) -> Result<Option<Arc<Kn
         Recalled::Bypassed => app.metrics.session_cache_bypassed(),
     }
     let Some((guest, ticket)) = session::find_anew(app, key).await? else { return Ok(None) };
+    Ok(Some(remember(app, &setup, key_hash, ticket, &guest)))
+}
+
+/// Remembers a guest whose rows were read or written after taking the ticket: the next request of theirs asks no database.
+pub(super) fn remember(
+    app: &App,
+    setup: &Setup,
+    key_hash: [u8; 32],
+    ticket: Ticket,
+    guest: &Guest,
+) -> Arc<Known> {
     let session = &guest.session;
     let renewal_ms = session.renewal_due_at_ms(setup.config.session.refresh_margin_ms);
     let limits = Limits {
-        now_ms,
+        now_ms: app.now_ms(),
         last_active_at_ms: session.last_active_at_ms,
         until_ms: session.expires_at_ms.min(renewal_ms.unwrap_or(i64::MAX)),
     };
-    Ok(Some(app.store.know(key_hash, ticket, Principal::of(&guest.user, session), limits)))
+    app.store.know(key_hash, ticket, Principal::of(&guest.user, session), limits)
 }

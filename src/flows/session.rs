@@ -11,6 +11,7 @@ use serde_json::{Map, Value};
 
 use super::again::again;
 use super::provider_logout::{self, Standing};
+use super::recognise;
 use super::{Visitor, audit, refresh};
 use crate::app::{App, Setup};
 use crate::crypto::OpenError;
@@ -42,6 +43,7 @@ pub struct Opened {
 pub async fn open(app: &App, setup: &Setup, entrance: Entrance<'_>, visitor: &Visitor) -> Result<Opened> {
     let Entrance { grant, kind, previous } = entrance;
     let now_ms = app.now_ms();
+    let ticket = app.store.ticket();
     let mut writer = app.store.writer().await?;
     let standing =
         provider_logout::standing(&mut writer, &grant, previous.asked_at_ms.unwrap_or(now_ms), now_ms)
@@ -78,7 +80,12 @@ pub async fn open(app: &App, setup: &Setup, entrance: Entrance<'_>, visitor: &Vi
     audit::deed(app, &mut writer, &deed, visitor).await?;
     writer.commit().await?;
     app.metrics.session_ended("too_many", ended.len() as u64);
-    Ok(Opened { guest: Guest { user, session: new.session }, key: new.key })
+    let guest = Guest { user, session: new.session };
+    // The page that the login leads to is asked for next. A session that must prove itself is never remembered.
+    if kind == SessionKind::Browser && standing == Standing::Good {
+        recognise::remember(app, setup, new.key.hash(), ticket, &guest);
+    }
+    Ok(Opened { guest, key: new.key })
 }
 
 /// A verified login on its way in.

@@ -48,7 +48,7 @@ pub struct AuditRow {
 /// # Errors
 /// The database's.
 pub async fn insert(w: &mut Writer, event: &AuditEvent) -> Result<(), StoreError> {
-    sql!(execute in w,
+    sql!(later in w,
         "INSERT INTO audit_log \
          (id, at, request_id, address, provider, user_id, session_ref, event, outcome, reason, detail) \
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",

@@ -6,12 +6,17 @@
 //! Owns: who has which connection, in the order they asked; the transaction's beginning and end.
 //! Never does: know a statement of ours.
 
+use std::fmt::Write as _;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::{FutureExt as _, StreamExt as _};
-use sqlx::sqlite::SqliteConnectOptions;
-use sqlx::{Connection as _, Either, Execute, Executor as _, Sqlite, SqliteConnection};
+use sqlx::query::{Query, QueryAs};
+use sqlx::sqlite::{SqliteArguments, SqliteConnectOptions, SqliteRow};
+use sqlx::{
+    Arguments as _, AssertSqlSafe, Connection as _, Either, Execute, Executor as _, FromRow, Sqlite,
+    SqliteConnection,
+};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout};
 
@@ -68,7 +73,13 @@ impl Kept {
                     .map_err(|_| StoreError::slow())??,
             ),
         };
-        Ok(Held { lite: Some(lite), from: Arc::clone(self), _place: place })
+        Ok(Held {
+            lite: Some(lite),
+            ahead: Ahead::default(),
+            statements: 1,
+            from: Arc::clone(self),
+            _place: place,
+        })
     }
 
     /// How each of them is opened, for one that is never given back.
@@ -106,16 +117,45 @@ impl Lite {
     }
 }
 
+/// Statements that wait for the next one: each hand-over to the driver's thread costs more than most statements do.
+#[derive(Default)]
+struct Ahead {
+    text: String,
+    arguments: SqliteArguments,
+    statements: u8,
+}
+
+impl Ahead {
+    /// Everything as one text; parameters are numbered through.
+    fn followed_by(&self, text: &str) -> String {
+        let mut joined = format!("{}; ", self.text);
+        let mut parts = text.split('$');
+        joined.push_str(parts.next().unwrap_or_default());
+        for part in parts {
+            let digits = part.bytes().take_while(u8::is_ascii_digit).count();
+            let (number, rest) = part.split_at(digits);
+            let number = number.parse::<usize>().unwrap_or_default() + self.arguments.len();
+            // Writing to a String cannot fail.
+            let _ = write!(joined, "${number}{rest}");
+        }
+        joined
+    }
+}
+
 /// A connection in use; dropping it gives it back.
 pub struct Held {
     /// `None` once its thread is known to be dead.
     lite: Option<Lite>,
+    ahead: Ahead,
+    /// How many statements the text has that is about to be run.
+    statements: u8,
     from: Arc<Kept>,
     _place: OwnedSemaphorePermit,
 }
 
 impl Held {
     pub(super) fn conn(&mut self) -> Result<&mut SqliteConnection, StoreError> {
+        self.statements = 1;
         let lite = self.lite.as_mut().ok_or(sqlx::Error::WorkerCrashed)?;
         Ok(&mut lite.conn)
     }
@@ -128,12 +168,51 @@ impl Held {
         Ok(ended?)
     }
 
-    /// Runs one statement and returns how many rows it changed.
+    /// A statement to be run now or [`Self::later`], behind those that wait.
+    pub(super) fn query(&mut self, text: &'static str) -> Query<'static, Sqlite, SqliteArguments> {
+        let ahead = self.take_ahead();
+        if ahead.statements == 0 {
+            return sqlx::query(text);
+        }
+        sqlx::query_with(AssertSqlSafe(ahead.followed_by(text)), ahead.arguments)
+    }
+
+    /// As [`Self::query`], with rows.
+    pub(super) fn query_as<O>(&mut self, text: &'static str) -> QueryAs<'static, Sqlite, O, SqliteArguments>
+    where
+        O: for<'r> FromRow<'r, SqliteRow>,
+    {
+        let ahead = self.take_ahead();
+        if ahead.statements == 0 {
+            return sqlx::query_as(text);
+        }
+        sqlx::query_as_with(AssertSqlSafe(ahead.followed_by(text)), ahead.arguments)
+    }
+
+    fn take_ahead(&mut self) -> Ahead {
+        let ahead = std::mem::take(&mut self.ahead);
+        self.statements = ahead.statements.saturating_add(1);
+        ahead
+    }
+
+    /// Hands it over together with the next statement, which tells of its fault, too.
+    pub(super) fn later(
+        &mut self,
+        mut query: Query<'static, Sqlite, SqliteArguments>,
+    ) -> Result<(), StoreError> {
+        let arguments = query.take_arguments().map_err(sqlx::Error::Encode)?.unwrap_or_default();
+        let statements = std::mem::replace(&mut self.statements, 1);
+        self.ahead = Ahead { text: query.sql().as_str().to_owned(), arguments, statements };
+        Ok(())
+    }
+
+    /// Runs one statement, and those that wait for it, and returns how many rows it changed.
     pub(super) async fn execute<'q>(
         &mut self,
         query: impl Execute<'q, Sqlite> + 'q,
     ) -> Result<u64, StoreError> {
-        self.run(query, 1).await
+        let statements = std::mem::replace(&mut self.statements, 1);
+        self.run(query, statements).await
     }
 
     /// Waits for the first so many statements of a text, and returns how many rows the last of them changed. Each is done with its summary;
@@ -174,6 +253,14 @@ impl Held {
             self.execute(sqlx::raw_sql(NORMAL)).await?;
         }
         Ok(self)
+    }
+
+    /// Puts a statement into the thread's queue, and does not wait.
+    fn send(&mut self, text: &'static str) {
+        if let Ok(conn) = self.conn() {
+            // The first look at it does that.
+            let _ = conn.execute(sqlx::raw_sql(text)).now_or_never();
+        }
     }
 
     fn is_relaxed(&self) -> bool {
@@ -223,7 +310,13 @@ impl Transaction {
 
     pub(super) async fn commit(mut self) -> Result<(), StoreError> {
         self.held.set_relaxed(true);
-        self.held.run(sqlx::raw_sql(COMMIT_NORMAL), 1).await?;
+        if self.held.ahead.statements == 0 {
+            self.held.run(sqlx::raw_sql(COMMIT_NORMAL), 1).await?;
+        } else {
+            let commit = self.held.query("COMMIT");
+            self.held.execute(commit).await?;
+            self.held.send(NORMAL);
+        }
         self.open = false;
         Ok(())
     }
@@ -240,10 +333,26 @@ impl Drop for Transaction {
         if !self.open {
             return;
         }
-        if let Ok(conn) = self.held.conn() {
-            // The first look at it puts the statement into the thread's queue, behind what was given up, before anybody else's. Where the
-            // transaction is over already, SQLite refuses it, and nothing happens.
-            let _ = conn.execute("ROLLBACK").now_or_never();
-        }
+        // Behind what was given up, before anybody else's. Where the transaction is over already, SQLite refuses it, and nothing happens.
+        self.held.send("ROLLBACK");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parameters_of_joined_statements_are_numbered_through() {
+        let mut arguments = SqliteArguments::default();
+        arguments.add(1_i64).unwrap();
+        arguments.add(2_i64).unwrap();
+        let ahead =
+            Ahead { text: "DELETE FROM a WHERE b = $1 AND c = $2".to_owned(), arguments, statements: 1 };
+        assert_eq!(
+            ahead.followed_by("UPDATE d SET e = $2, f = $10 WHERE g = $1"),
+            "DELETE FROM a WHERE b = $1 AND c = $2; UPDATE d SET e = $4, f = $12 WHERE g = $3"
+        );
+        assert_eq!(ahead.followed_by("COMMIT"), "DELETE FROM a WHERE b = $1 AND c = $2; COMMIT");
     }
 }

@@ -306,7 +306,7 @@ async fn save(w: &mut Writer, user: &User) -> Result<(), StoreError> {
 
 /// What changes about a person of whom there is no news. Naming the e-mail here would rewrite its index with what it holds.
 async fn save_visit(w: &mut Writer, user: &User) -> Result<(), StoreError> {
-    sql!(execute in w,
+    sql!(later in w,
         "UPDATE users SET last_login_at = $2, login_count = $3, provider_updated_at = $4, synced_at = $5 \
          WHERE id = $1",
         &user.id, user.last_login_at_ms, user.login_count, user.provider_updated_at_ms, user.synced_at_ms)?;

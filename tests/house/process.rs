@@ -19,6 +19,10 @@ use super::op::ScriptedOp;
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 /// A start, a stop or a command that takes longer than this hangs.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// Longer than lines gather before they are written (`telemetry::queue`).
+const LOG_PAUSE: Duration = Duration::from_millis(15);
+/// A process under load never falls silent.
+const LOG_LOOKS: u32 = 20;
 
 /// A folder in which an operator starts the program, and the environment that goes with it.
 pub struct Home {
@@ -255,9 +259,22 @@ pub struct Process {
 }
 
 impl Process {
-    /// Everything on standard error so far.
-    pub fn log(&self) -> String {
+    fn log_so_far(&self) -> String {
         String::from_utf8_lossy(&std::fs::read(&self.log).unwrap_or_default()).into_owned()
+    }
+
+    /// Everything on standard error so far, once nothing more comes: the log's thread lets lines gather for a moment.
+    pub fn log(&self) -> String {
+        let mut text = self.log_so_far();
+        for _ in 0..LOG_LOOKS {
+            std::thread::sleep(LOG_PAUSE);
+            let longer = self.log_so_far();
+            if longer.len() == text.len() {
+                break;
+            }
+            text = longer;
+        }
+        text
     }
 
     /// Waits for the first whole log line that holds `text`.
@@ -270,7 +287,7 @@ impl Process {
         let deadline = Instant::now() + PATIENCE;
         loop {
             let over = self.child.try_wait().expect("a child");
-            let log = self.log();
+            let log = self.log_so_far();
             let fresh = log.get(from..).unwrap_or_default();
             let whole = fresh.rfind('\n').map_or("", |end| &fresh[..end]);
             if let Some(line) = whole.lines().find(|line| line.contains(text)) {

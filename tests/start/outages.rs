@@ -150,7 +150,7 @@ impl Frozen {
                 .await
                 .unwrap();
         let backends: Vec<(i32,)> =
-            sqlx::query_as("SELECT pid FROM pg_stat_activity WHERE application_name = 'doorward'")
+            sqlx::query_as("SELECT pid FROM pg_stat_activity WHERE application_name LIKE 'doorward%'")
                 .fetch_all(&mut connection)
                 .await
                 .unwrap();

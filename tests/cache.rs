@@ -312,7 +312,7 @@ async fn a_reading_is_believed_for_five_minutes_at_most_and_by_no_clock_that_was
     house.database.execute("UPDATE users SET status = 'active'").await;
     is_remembered(&house, &browser).await;
     house.database.execute("UPDATE users SET status = 'suspended'").await;
-    house.clock.turn_back(Duration::from_secs(60));
+    house.clock.turn_back(Duration::from_mins(1));
     assert_eq!(at_the_door(&browser).await, 401, "what was read in the future is not believed");
 }
 

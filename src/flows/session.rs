@@ -364,9 +364,8 @@ pub async fn exposed_claims(app: &App, guest: &Guest, visitor: &Visitor) -> Resu
         return Ok(BTreeMap::new());
     }
     let mut reader = app.store.reader().await?;
-    let Some(sealed) = sessions::tokens(&mut reader, &guest.session.id).await? else {
-        return Ok(BTreeMap::new());
-    };
+    // Ended since the guest was read.
+    let sealed = sessions::tokens(&mut reader, &guest.session.id).await?.ok_or(Error::NotSignedIn)?;
     drop(reader);
     let tokens = match sealed.open(&setup.ring) {
         Ok(tokens) => tokens,

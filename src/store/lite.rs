@@ -30,7 +30,7 @@ const IDLE_TIME: Duration = Duration::from_mins(10);
 // needs no word of its own.
 const FULL: &str = "PRAGMA synchronous = FULL";
 const NORMAL: &str = "PRAGMA synchronous = NORMAL";
-const FULL_BEGIN: &str = "PRAGMA synchronous = FULL; BEGIN IMMEDIATE";
+const BEGIN: &str = "BEGIN IMMEDIATE";
 const COMMIT_NORMAL: &str = "COMMIT; PRAGMA synchronous = NORMAL";
 
 /// A bounded set of connections of one kind. Who asks first is served first.
@@ -292,16 +292,16 @@ pub(super) struct Transaction {
 }
 
 impl Transaction {
-    pub(super) async fn begin(held: Held) -> Result<Self, StoreError> {
-        // From here on, a caller who gives up takes it back by dropping this.
-        let mut begun = Self { held, open: true };
-        if begun.held.is_relaxed() {
-            begun.held.run(sqlx::raw_sql(FULL_BEGIN), 2).await?;
-            begun.held.set_relaxed(false);
-        } else {
-            begun.held.execute(sqlx::query("BEGIN IMMEDIATE")).await?;
+    /// Begins with the first statement, which tells when the lock is not to be had.
+    pub(super) fn begin(mut held: Held) -> Self {
+        if held.is_relaxed() {
+            // Between two transactions this cannot be refused.
+            held.send(FULL);
+            held.set_relaxed(false);
         }
-        Ok(begun)
+        held.ahead = Ahead { text: BEGIN.to_owned(), statements: 1, ..Ahead::default() };
+        // From here on, a caller who gives up takes it back by dropping this.
+        Self { held, open: true }
     }
 
     pub(super) fn held(&mut self) -> &mut Held {
@@ -322,6 +322,11 @@ impl Transaction {
     }
 
     pub(super) async fn rollback(mut self) -> Result<(), StoreError> {
+        if self.held.take_ahead().text.starts_with(BEGIN) {
+            self.open = false;
+            return Ok(());
+        }
+        self.held.statements = 1;
         self.held.execute(sqlx::query("ROLLBACK")).await?;
         self.open = false;
         Ok(())

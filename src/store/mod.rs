@@ -96,7 +96,7 @@ impl Store {
         let asked = Instant::now();
         let under_way = match &self.pools {
             Pools::Sqlite { writer, .. } => {
-                Writing::Sqlite(lite::Transaction::begin(writer.acquire().await?).await?)
+                Writing::Sqlite(lite::Transaction::begin(writer.acquire().await?))
             }
             Pools::Postgres(pool) => {
                 // The races are settled by unique keys and row locks, for which this level is enough,

@@ -58,7 +58,7 @@ pub async fn open(app: &App, setup: &Setup, entrance: Entrance<'_>, visitor: &Vi
             return Err(refused);
         }
     };
-    end_previous(&mut writer, previous, now_ms).await?;
+    let replaced = end_previous(&mut writer, previous, now_ms).await?;
     let mut new = new_session(app, setup, &user, grant, visitor);
     new.session.kind = kind;
     let stored = sessions::insert(&mut writer, &new, &setup.ring).await?;
@@ -78,6 +78,12 @@ pub async fn open(app: &App, setup: &Setup, entrance: Entrance<'_>, visitor: &Vi
         session_id: Some(&new.session.id),
     };
     audit::deed(app, &mut writer, &deed, visitor).await?;
+    for (reason, ids) in [("replaced", &replaced), ("too_many", &ended)] {
+        for id in ids {
+            let deed = audit::Deed { event: "session.ended", session_id: Some(id), ..deed };
+            audit::consequence(app, &mut writer, &deed, reason, visitor).await?;
+        }
+    }
     writer.commit().await?;
     app.metrics.session_ended("too_many", ended.len() as u64);
     let guest = Guest { user, session: new.session };
@@ -108,16 +114,20 @@ pub struct Previous<'a> {
     pub asked_at_ms: Option<i64>,
 }
 
-async fn end_previous(writer: &mut Writer, previous: Previous<'_>, now_ms: i64) -> Result<()> {
+async fn end_previous(writer: &mut Writer, previous: Previous<'_>, now_ms: i64) -> Result<Vec<String>> {
+    let mut ended = Vec::new();
     if let Some(key) = previous.key
         && let Some((old, _)) = sessions::find_by_key_hash(writer, &key.hash()).await?
+        && sessions::end(writer, &old.id, now_ms).await?
     {
-        sessions::end(writer, &old.id, now_ms).await?;
+        ended.push(old.id);
     }
-    if let Some(id) = previous.id {
-        sessions::end(writer, id, now_ms).await?;
+    if let Some(id) = previous.id
+        && sessions::end(writer, id, now_ms).await?
+    {
+        ended.push(id.to_owned());
     }
-    Ok(())
+    Ok(ended)
 }
 
 async fn admitted(app: &App, writer: &mut Writer, applied: Applied, visitor: &Visitor) -> Result<User> {

@@ -188,6 +188,11 @@ fn is_hop_by_hop(name: &str) -> bool {
 pub fn stays_behind(name: &str, value: &[u8]) -> bool {
     match name {
         "set-cookie" => is_own_cookie(value),
+        // An app may empty its caches, and not take the session away from everybody it meets (security.md CK-08).
+        "clear-site-data" => {
+            let takes = |word: &[u8]| matches!(word.trim_ascii(), b"\"cookies\"" | b"\"*\"");
+            value.split(|byte| *byte == b',').any(takes)
+        }
         // Framed afresh.
         "content-length" => true,
         name => is_hop_by_hop(name),

@@ -33,6 +33,9 @@ const NORMAL: &str = "PRAGMA synchronous = NORMAL";
 const BEGIN: &str = "BEGIN IMMEDIATE";
 const COMMIT_NORMAL: &str = "COMMIT; PRAGMA synchronous = NORMAL";
 
+/// More statements are not handed over at once: fewer than the driver's thread may answer before anybody listens.
+const TOGETHER_MAX: u32 = 32;
+
 /// A bounded set of connections of one kind. Who asks first is served first.
 pub(super) struct Kept {
     options: SqliteConnectOptions,
@@ -122,7 +125,7 @@ impl Lite {
 struct Ahead {
     text: String,
     arguments: SqliteArguments,
-    statements: u8,
+    statements: u32,
 }
 
 impl Ahead {
@@ -148,7 +151,7 @@ pub struct Held {
     lite: Option<Lite>,
     ahead: Ahead,
     /// How many statements the text has that is about to be run.
-    statements: u8,
+    statements: u32,
     from: Arc<Kept>,
     _place: OwnedSemaphorePermit,
 }
@@ -195,11 +198,14 @@ impl Held {
         ahead
     }
 
-    /// Hands it over together with the next statement, which tells of its fault, too.
-    pub(super) fn later(
+    /// Hands it over together with the next statement, which tells of its fault, too; or now, where many wait already.
+    pub(super) async fn later(
         &mut self,
         mut query: Query<'static, Sqlite, SqliteArguments>,
     ) -> Result<(), StoreError> {
+        if self.statements >= TOGETHER_MAX {
+            return self.execute(query).await.map(drop);
+        }
         let arguments = query.take_arguments().map_err(sqlx::Error::Encode)?.unwrap_or_default();
         let statements = std::mem::replace(&mut self.statements, 1);
         self.ahead = Ahead { text: query.sql().as_str().to_owned(), arguments, statements };
@@ -220,7 +226,7 @@ impl Held {
     async fn run<'q>(
         &mut self,
         query: impl Execute<'q, Sqlite> + 'q,
-        statements: u8,
+        statements: u32,
     ) -> Result<u64, StoreError> {
         let mut steps = self.conn()?.fetch_many(query);
         let mut left = statements;

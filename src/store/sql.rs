@@ -27,7 +27,7 @@ macro_rules! sql {
         match <$crate::store::Writer as $crate::store::Db>::conn(&mut *$writer) {
             $crate::store::Conn::Sqlite(held) => {
                 let statement = held.query($both)$(.bind($arg))*;
-                held.later(statement)
+                held.later(statement).await
             }
             $crate::store::Conn::Postgres(conn, limit) => {
                 let statement = sqlx::query::<sqlx::Postgres>($both)$(.bind($arg))*.execute(conn);

@@ -12,7 +12,7 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use super::login::see_other;
 use super::outer::ADDRESS_MAX;
 use super::problem::{Problem, Refused};
-use super::through::Attached;
+use super::through::{Asker, Attached};
 use super::{Door, bearer, behind, unread, visitor};
 use crate::app::Setup;
 use crate::domain::policy::Verdict;
@@ -159,7 +159,7 @@ async fn judge(
     if behind::needs_proof(method, caller.came_by_cookie(), is_socket(headers)) {
         behind::check_origin(request, door, caller.came_by_cookie()).await?;
     }
-    let attached = match Attached::of(door, route, who, caller.bearer()).await {
+    let attached = match Attached::of(door, route, who, caller.bearer(), Asker::OtherProxy).await {
         // The session lives, and what the app needs of it does not.
         Err(Refused(Error::NotSignedIn)) => return Err(sign_in()),
         attached => attached?,

@@ -47,7 +47,7 @@ pub struct FromApp;
 /// # Errors
 /// What keeps it from the app, or the app from answering.
 pub async fn pass(way: &Way<'_>, payload: Payload, wish: Wish) -> Answer {
-    let attached = Attached::of(way.door, way.route, way.who, way.bearer).await?;
+    let attached = Attached::of(way.door, way.route, way.who, way.bearer, Asker::ThisDoor).await?;
     let traceparent = telemetry::current_traceparent();
     let visitor = super::visitor(way.request);
     let onward = Onward {
@@ -73,6 +73,14 @@ pub async fn pass(way: &Way<'_>, payload: Payload, wish: Wish) -> Answer {
     }
 }
 
+/// Who passes on what is attached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Asker {
+    ThisDoor,
+    /// By forward-auth. A browser behind a proxy that does not close that place could ask as well (security.md RT-08).
+    OtherProxy,
+}
+
 /// What our word about the guest is made of.
 #[derive(Default)]
 pub struct Attached<'a> {
@@ -91,6 +99,7 @@ impl<'a> Attached<'a> {
         route: &Route,
         who: Option<&'a Principal>,
         bearer: Option<&Bearer>,
+        asker: Asker,
     ) -> Result<Self, Refused> {
         use crate::config::Attach;
         let Some(who) = who else { return Ok(Self::default()) };
@@ -104,6 +113,8 @@ impl<'a> Attached<'a> {
         let mut attached = Self { identity, ..Self::default() };
         for attach in &route.attach {
             match attach {
+                // A route that leads to an app through this door gives its token to nobody else who asks.
+                Attach::AccessToken if asker == Asker::OtherProxy && route.upstream.is_some() => {}
                 // Who brought a token has it passed on, and no other.
                 Attach::AccessToken if bearer.is_some() => {
                     attached.access_token = bearer.map(|bearer| bearer.token().clone());

@@ -4,7 +4,7 @@
 //! Owns: the release binary and nginx in turns on one core, the same app behind both, 64 connections, and the gates; status 1 when one is missed.
 //! Never does: count its own processor time, or the app's, as the gateway's.
 //!
-//! `cargo bench --bench gateway -- requests forward large` runs parts; `-- --test` checks that it starts, and ends at once.
+//! `cargo bench --bench gateway -- requests forward large sockets` runs parts; `-- --test` checks that it starts, and ends at once.
 
 mod crowd;
 #[expect(dead_code, reason = "memory is measured by the other benchmark")]
@@ -17,6 +17,7 @@ mod nginx;
 #[path = "../login/report.rs"]
 mod report;
 mod sign_in;
+mod sockets;
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;
@@ -46,7 +47,7 @@ mod start {
     }
 }
 
-const PARTS: [&str; 4] = ["requests", "forward", "large", "sessions"];
+const PARTS: [&str; 5] = ["requests", "forward", "large", "sessions", "sockets"];
 const ROUNDS: usize = 5;
 const WARM_UP: usize = 4_000;
 const REQUESTS: usize = 40_000;
@@ -156,18 +157,20 @@ async fn run(report: &mut Report, wanted: impl Fn(&str) -> bool) -> Outcome<()> 
     if wanted("sessions") {
         sessions(report).await?;
     }
-    if !wanted("requests") && !wanted("large") {
-        return Ok(());
+    if ["requests", "forward", "large"].into_iter().any(&wanted) {
+        let stand = Stand::open(false).await?;
+        if wanted("requests") {
+            requests(report, &stand).await?;
+        }
+        if wanted("forward") {
+            forward::forward(report, &stand).await?;
+        }
+        if wanted("large") {
+            large(report, &stand).await?;
+        }
     }
-    let stand = Stand::open(false).await?;
-    if wanted("requests") {
-        requests(report, &stand).await?;
-    }
-    if wanted("forward") {
-        forward::forward(report, &stand).await?;
-    }
-    if wanted("large") {
-        large(report, &stand).await?;
+    if wanted("sockets") {
+        sockets::sockets(report).await?;
     }
     Ok(())
 }

@@ -243,11 +243,11 @@ async fn sessions(report: &mut Report) -> Outcome<()> {
 async fn large(report: &mut Report, stand: &Stand) -> Outcome<()> {
     report.heading("10 MB down and up, one connection: time beside nginx of the same round");
     let before = stand.door.settled_rss_mib()?;
-    for (what, upload) in [("download", false), ("upload", true)] {
+    for (what, path, upload) in [("download", "/pub/large", false), ("upload", "/pub/upload", true)] {
         let (mut ratios, mut seconds) = (Vec::new(), Vec::new());
         for _ in 0..ROUNDS {
-            let nginx = drive::large(stand.bare, "/pub/large", upload, (LARGE, LARGE_TIMES)).await?;
-            let door = drive::large(stand.public, "/pub/large", upload, (LARGE, LARGE_TIMES)).await?;
+            let nginx = drive::large(stand.bare, path, upload, (LARGE, LARGE_TIMES)).await?;
+            let door = drive::large(stand.public, path, upload, (LARGE, LARGE_TIMES)).await?;
             ratios.push(door / nginx);
             seconds.push(door);
         }

@@ -15,13 +15,15 @@ pub struct Nginx {
 }
 
 impl Nginx {
-    /// Answers `hello`, and a large file at `/pub/large`.
+    /// Answers `hello`, a large file at `/pub/large`, and `/pub/upload` once it has read the whole body.
     pub fn app(folder: &Path, listen: SocketAddr, large: usize) -> Outcome<Self> {
         std::fs::create_dir(folder)?;
         std::fs::create_dir_all(folder.join("files/pub"))?;
         std::fs::write(folder.join("files/pub/large"), vec![b'x'; large])?;
         let server = format!(
-            "root {}; location / {{ return 200 'hello'; }} location = /pub/large {{ if ($request_method = POST) {{ return 200 'hello'; }} }}",
+            "root {}; location / {{ return 200 'hello'; }} location = /pub/large {{ }} \
+             location = /pub/upload {{ client_body_buffer_size 16m; proxy_pass_request_body off; proxy_set_header Content-Length ''; \
+             proxy_pass http://{listen}/; }}",
             folder.join("files").display()
         );
         Self::start(folder, listen, "", &server)
@@ -42,7 +44,7 @@ impl Nginx {
             write!(temporary, "{kind}_temp_path {kind}; ")?;
         }
         let configuration = format!(
-            "daemon off; master_process off; worker_processes 1; pid pid; error_log stderr warn; events {{}} http {{ \
+            "daemon off; master_process off; worker_processes 1; pid pid; error_log stderr error; events {{}} http {{ \
              access_log off; keepalive_requests 100000000; client_max_body_size 0; {temporary} {beside} server {{ listen {listen}; {server} }} }}"
         );
         std::fs::write(folder.join("nginx.conf"), configuration)?;

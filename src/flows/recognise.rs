@@ -30,7 +30,7 @@ pub async fn recognise(app: &Arc<App>, key: &SessionKey) -> Result<Option<Arc<Kn
         Recalled::Known(_) | Recalled::Unknown => app.metrics.session_cache_missed(),
         Recalled::Bypassed => app.metrics.session_cache_bypassed(),
     }
-    let Some((guest, ticket)) = session::find_anew(app, key).await? else { return Ok(None) };
+    let Some((guest, ticket)) = Box::pin(session::find_anew(app, key)).await? else { return Ok(None) };
     Ok(Some(remember(app, &setup, key_hash, ticket, &guest)))
 }
 

@@ -52,7 +52,7 @@ pub async fn forward(
         loop {
             let mut connection = match pool.take(origin, may_repeat) {
                 Some(connection) => connection,
-                None => match origin.connect().await {
+                None => match Box::pin(origin.connect()).await {
                     Ok(connection) => connection,
                     Err(fault) => {
                         unreachable = fault;

@@ -138,7 +138,8 @@ pub async fn by_token(request: &HttpRequest, door: &Door) -> Result<Option<Beare
         Brought::Nothing => Ok(None),
         Brought::One(token) => {
             let token = SecretString::from(token);
-            bearer::identify(&door.app, &token, &visitor(request)).await.map(Some).map_err(refused)
+            let identified = Box::pin(bearer::identify(&door.app, &token, &visitor(request))).await;
+            identified.map(Some).map_err(refused)
         }
         Brought::Malformed => Err(refused(Error::InvalidToken("token_malformed"))),
         Brought::Doubled => {

@@ -69,7 +69,7 @@ async fn decide(request: &HttpRequest, payload: Payload, door: &web::Data<Door>,
         Verdict::Forbid => return Err(Refused(Error::NotAllowed)),
     }
     if needs_proof(request.method(), caller.came_by_cookie(), wish != Wish::Http) {
-        check_origin(request, door, caller.came_by_cookie()).await?;
+        Box::pin(check_origin(request, door, caller.came_by_cookie())).await?;
     }
     caller.note_activity(door);
     // A route without an upstream serves forward-auth alone.
@@ -92,7 +92,7 @@ pub async fn known(request: &HttpRequest, door: &Door, route: &Route) -> Result<
         SessionCookie::Absent => None,
         SessionCookie::One(value) => cookies::verify(value, &door.mac),
         SessionCookie::Doubled => {
-            doubled(request, door).await;
+            Box::pin(doubled(request, door)).await;
             None
         }
     };
@@ -179,4 +179,24 @@ fn demo_page(door: &Door, path: &str, who: Option<&Principal>) -> HttpResponse {
         .content_type("text/html; charset=utf-8")
         .insert_header(("referrer-policy", "same-origin"))
         .body(page.html)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn size<F: Future>(_: impl Fn(HttpRequest, web::Payload, web::Data<Door>) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    #[test]
+    fn what_each_request_allocates_and_copies_is_small() {
+        // Actix moves it into a box of its own for each request; what is rarely needed is boxed where it is.
+        assert!(size(answer) <= 2048, "{} bytes", size(answer));
+        assert!(size_check() <= 4096, "{} bytes for a question", size_check());
+    }
+
+    fn size_check() -> usize {
+        size(crate::web::check::answer)
+    }
 }

@@ -98,7 +98,7 @@ async fn decide(request: &HttpRequest, door: &web::Data<Door>, setup: &Setup) ->
         Ok(asked) => asked,
         Err((reason, error)) => {
             let refusal = Refusal { event: "check.refused", reason, provider: None };
-            audit::refusal(&door.app, &refusal, &visitor(request)).await;
+            Box::pin(audit::refusal(&door.app, &refusal, &visitor(request))).await;
             return Err(error.into());
         }
     };
@@ -157,7 +157,7 @@ async fn judge(
         Verdict::Forbid => return Err(Error::NotAllowed.into()),
     }
     if behind::needs_proof(method, caller.came_by_cookie(), is_socket(headers)) {
-        behind::check_origin(request, door, caller.came_by_cookie()).await?;
+        Box::pin(behind::check_origin(request, door, caller.came_by_cookie())).await?;
     }
     let attached = match Attached::of(door, route, who, caller.bearer(), Asker::OtherProxy).await {
         // The session lives, and what the app needs of it does not.

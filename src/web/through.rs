@@ -64,7 +64,7 @@ pub async fn pass(way: &Way<'_>, payload: Payload, wish: Wish) -> Answer {
         is_websocket: wish != Wish::Http,
     };
     match wish {
-        Wish::WebSocket { accept } => open_socket(way, &onward, payload, &accept).await,
+        Wish::WebSocket { accept } => Box::pin(open_socket(way, &onward, payload, &accept)).await,
         Wish::Http | Wish::Malformed => {
             let upload = upload(way, payload).await?;
             let reply = send(way, &onward, upload).await?;
@@ -121,16 +121,17 @@ impl<'a> Attached<'a> {
                 }
                 Attach::AccessToken => {
                     let session_id = who.plain(Fact::Session);
-                    attached.access_token = match refresh::access_token(&door.app, &session_id).await {
-                        // Whoever may come without a session may come without its token.
-                        Err(_) if route.policy.public => None,
-                        token => Some(token?),
-                    };
+                    attached.access_token =
+                        match Box::pin(refresh::access_token(&door.app, &session_id)).await {
+                            // Whoever may come without a session may come without its token.
+                            Err(_) if route.policy.public => None,
+                            token => Some(token?),
+                        };
                 }
                 Attach::Assertion => {
                     // Without a name of the app there is nobody whom the assertion could be for.
                     let upstream = route.upstream.as_deref().ok_or(Error::NoRoute)?;
-                    attached.assertion = Some(assertion::write(&door.app, who, upstream).await?);
+                    attached.assertion = Some(Box::pin(assertion::write(&door.app, who, upstream)).await?);
                 }
             }
         }
@@ -154,7 +155,7 @@ async fn upload(way: &Way<'_>, payload: Payload) -> Result<Option<Upload>, Refus
     let announced = headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.trim().parse().ok());
     let is_chunked = headers.contains_key(header::TRANSFER_ENCODING);
     if announced.is_none() && way.request.version() == Version::HTTP_2 {
-        return Upload::of_stream(payload, way.route.body_limit).await.map_err(refused);
+        return Box::pin(Upload::of_stream(payload, way.route.body_limit)).await.map_err(refused);
     }
     if !is_chunked && announced.unwrap_or(0) == 0 {
         return Ok(None);

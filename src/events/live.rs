@@ -2,7 +2,7 @@
 //!
 //! What a stream has yet to say is three bits and no queue: a slow reader costs no memory, and of many changes it hears once.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -40,6 +40,7 @@ pub enum Full {
 }
 
 struct Ear {
+    number: u64,
     due: AtomicU8,
     woken: Notify,
     /// A tab that counts towards the limits above.
@@ -66,12 +67,29 @@ impl Ear {
     }
 }
 
+/// By their numbers: ten thousand sockets of one person end together, and each has to be found.
+type Ears = BTreeMap<u64, Arc<Ear>>;
+
 #[derive(Default)]
 struct Open {
-    by_session: HashMap<String, Vec<Arc<Ear>>>,
-    by_user: HashMap<String, Vec<Arc<Ear>>>,
+    by_session: HashMap<String, Ears>,
+    by_user: HashMap<String, Ears>,
+    /// What the last ear was given.
+    number: u64,
     count: usize,
     is_closed: bool,
+}
+
+impl Open {
+    fn add(&mut self, session_id: &str, user_id: &str, is_counted: bool) -> Arc<Ear> {
+        self.number += 1;
+        self.count += usize::from(is_counted);
+        let ear =
+            Arc::new(Ear { number: self.number, due: AtomicU8::new(0), woken: Notify::new(), is_counted });
+        self.by_session.entry(session_id.to_owned()).or_default().insert(ear.number, Arc::clone(&ear));
+        self.by_user.entry(user_id.to_owned()).or_default().insert(ear.number, Arc::clone(&ear));
+        ear
+    }
 }
 
 /// All open streams of this process. A clone is the same.
@@ -92,14 +110,11 @@ impl Live {
         if open.is_closed || open.count >= IN_ALL_MAX {
             return Err(Full::House);
         }
-        let of_session = open.by_session.entry(session_id.to_owned()).or_default();
-        if of_session.iter().filter(|ear| ear.is_counted).count() >= PER_SESSION_MAX {
+        let of_session = open.by_session.get(session_id).into_iter().flat_map(Ears::values);
+        if of_session.filter(|ear| ear.is_counted).count() >= PER_SESSION_MAX {
             return Err(Full::Session);
         }
-        let ear = Arc::new(Ear { due: AtomicU8::new(0), woken: Notify::new(), is_counted: true });
-        of_session.push(Arc::clone(&ear));
-        open.by_user.entry(user_id.to_owned()).or_default().push(Arc::clone(&ear));
-        open.count += 1;
+        let ear = open.add(session_id, user_id, true);
         Ok(Listening {
             ear,
             live: self.clone(),
@@ -115,9 +130,7 @@ impl Live {
         if open.is_closed {
             return None;
         }
-        let ear = Arc::new(Ear { due: AtomicU8::new(0), woken: Notify::new(), is_counted: false });
-        open.by_session.entry(session_id.to_owned()).or_default().push(Arc::clone(&ear));
-        open.by_user.entry(user_id.to_owned()).or_default().push(Arc::clone(&ear));
+        let ear = open.add(session_id, user_id, false);
         let (session_id, user_id) = (session_id.to_owned(), user_id.to_owned());
         Some(Listening { ear, live: self.clone(), session_id, user_id })
     }
@@ -132,8 +145,9 @@ impl Live {
     #[must_use]
     pub fn hear(&self, notice: &Notice) -> bool {
         let open = self.open();
-        let tell =
-            |ears: Option<&Vec<Arc<Ear>>>, bit| ears.into_iter().flatten().for_each(|ear| ear.tell(bit));
+        let tell = |ears: Option<&Ears>, bit| {
+            ears.into_iter().flat_map(Ears::values).for_each(|ear| ear.tell(bit));
+        };
         match notice {
             Notice::Of(Note::Ended(id)) => tell(open.by_session.get(id), ENDED),
             // New tokens are nothing that a tab would notice.
@@ -148,7 +162,7 @@ impl Live {
     pub fn close(&self) {
         let mut open = self.open();
         open.is_closed = true;
-        open.by_session.values().flatten().for_each(|ear| ear.tell(CLOSED));
+        open.by_session.values().flat_map(Ears::values).for_each(|ear| ear.tell(CLOSED));
     }
 
     fn leave(&self, listening: &Listening) {
@@ -160,9 +174,9 @@ impl Live {
     }
 }
 
-fn remove(from: &mut HashMap<String, Vec<Arc<Ear>>>, name: &str, ear: &Arc<Ear>) {
+fn remove(from: &mut HashMap<String, Ears>, name: &str, ear: &Ear) {
     if let Some(ears) = from.get_mut(name) {
-        ears.retain(|other| !Arc::ptr_eq(other, ear));
+        ears.remove(&ear.number);
         if ears.is_empty() {
             from.remove(name);
         }

@@ -282,6 +282,19 @@ mod tests {
     const PLAIN: &str = "GET /a?b HTTP/1.1\r\nhost: app.example\r\nx-forwarded-proto: https\r\nx-forwarded-host: app.example\r\nx-request-id: id\r\nx-auth-user: u\r\n";
 
     #[test]
+    fn ck_08_an_app_may_clear_its_caches_and_nobody_elses_cookies() {
+        for (value, stays) in [
+            ("\"cache\", \"storage\"", false),
+            ("\"cookies\"", true),
+            ("\"cache\",\"cookies\"", true),
+            (" \"*\" ", true),
+            ("\"executionContexts\"", false),
+        ] {
+            assert_eq!(stays_behind("clear-site-data", value.as_bytes()), stays, "{value}");
+        }
+    }
+
+    #[test]
     fn px_01_px_02_a_clients_word_about_itself_never_passes_in_any_spelling() {
         for name in [
             "X-Auth-User",

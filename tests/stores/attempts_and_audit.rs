@@ -6,6 +6,22 @@ use doorward::store::used_attempts;
 use super::{NOW, write};
 use crate::house::databases::on_each_database;
 
+fn plain(n: i64) -> AuditEvent {
+    AuditEvent {
+        at_ms: NOW,
+        id: format!("event-{n}"),
+        request_id: None,
+        address: None,
+        provider: None,
+        user_id: None,
+        session_ref: None,
+        event: "session.ended",
+        outcome: "success",
+        reason: None,
+        detail: serde_json::Value::Null,
+    }
+}
+
 on_each_database! {
     async fn a_login_attempt_is_taken_once_and_forgotten_after_its_time(db: Database) {
         let store = db.open().await;
@@ -56,6 +72,26 @@ on_each_database! {
         assert!(used_attempts::take(&mut w, b"one", NOW).await.unwrap());
         w.rollback().await.unwrap();
         assert!(write(&store, async |w| used_attempts::take(w, b"one", NOW).await).await);
+    }
+
+    async fn lg_04_of_many_events_in_one_transaction_none_is_lost_and_a_fault_takes_back_all(db: Database) {
+        let store = db.open().await;
+        let mut w = store.writer().await.unwrap();
+        for n in 0..400 {
+            audit_log::insert(&mut w, &plain(n)).await.unwrap();
+        }
+        w.commit().await.unwrap();
+        assert_eq!(db.number("SELECT COUNT(*) FROM audit_log").await, 400);
+        // The same id again; whoever waits for the answer is told.
+        let mut w = store.writer().await.unwrap();
+        let written = async {
+            audit_log::insert(&mut w, &plain(400)).await?;
+            audit_log::insert(&mut w, &plain(0)).await?;
+            w.commit().await
+        };
+        written.await.unwrap_err();
+        assert_eq!(db.number("SELECT COUNT(*) FROM audit_log").await, 400);
+        write(&store, async |w| audit_log::insert(w, &plain(400)).await).await;
     }
 
     async fn audit_events_are_kept_whole_and_shown_newest_first(db: Database) {

@@ -10,6 +10,8 @@ pub struct AccessToken {
     /// Whether roles, or groups, stand in the token at all: an absent list is no empty one.
     pub says_roles: bool,
     pub says_groups: bool,
+    /// Whether a claim is missing without which the operator lets nobody in.
+    pub lacks_required_claim: bool,
     /// The provider's session that it belongs to; a program's own token has none.
     pub sid: Option<String>,
     pub issued_at_ms: Option<i64>,

@@ -62,14 +62,15 @@ pub fn is_on(setup: &Setup) -> bool {
 ///
 /// # Errors
 /// [`Error::InvalidToken`], [`Error::TokenRevoked`] where it is good and its session or user here is not, [`Error::TooMany`] after too
-/// many that the provider was asked about for nothing, and the provider's or the database's outage.
+/// many that the provider was asked about for nothing, [`Error::NotAllowed`] where a required claim is missing, and the provider's or the
+/// database's outage.
 pub async fn identify(app: &App, token: &SecretString, visitor: &Visitor) -> Result<Bearer> {
     let setup = app.setup();
     let mut judged_by = None;
     let found = find(app, &setup, token, &mut judged_by, visitor).await;
     let outcome = found.as_ref().map_or_else(Error::reason, |_| "ok");
     app.metrics.bearer(judged_by.as_deref().unwrap_or_default(), outcome);
-    if let Err(error @ (Error::InvalidToken(_) | Error::TokenRevoked)) = &found
+    if let Err(error @ (Error::InvalidToken(_) | Error::TokenRevoked | Error::NotAllowed)) = &found
         && outcome != EXPIRED
     {
         let refusal =
@@ -119,6 +120,7 @@ async fn find(
         Standing::Unknown => {
             (own_guest(text, &access, create(app, &access, visitor).await?, app.now_ms()), false)
         }
+        Standing::Unentitled => return Err(Error::NotAllowed),
         Standing::Over => return Err(Error::TokenRevoked),
     };
     Ok(Bearer { guest, is_tied, token: token.clone(), access })
@@ -167,6 +169,8 @@ enum Standing {
     Doubted(Box<Guest>, bool),
     /// Nobody of ours yet.
     Unknown,
+    /// It lacks a required claim, and no login here has found it elsewhere.
+    Unentitled,
     /// The session was ended, or the user may not be here.
     Over,
 }
@@ -193,6 +197,9 @@ async fn standing(
         |at: Option<i64>| at.is_some_and(|at| access.issued_at_ms.is_none_or(|issued| issued <= at));
     if (access.sid.is_some() && of_sid.is_some()) || concerns(of_person) {
         return Ok(Standing::Over);
+    }
+    if access.lacks_required_claim {
+        return Ok(Standing::Unentitled);
     }
     let user = users::find_by_identity(&mut reader, &config.id, &change.issuer, &change.subject).await?;
     let Some(user) = user else { return Ok(Standing::Unknown) };

@@ -1,5 +1,6 @@
 //! Clears away what nobody needs any more, in bounded batches.
 
+use super::bearer;
 use super::lease::Lease;
 use super::limits;
 use crate::app::App;
@@ -72,7 +73,12 @@ async fn sweep(app: &App, lease: Option<&Lease>) -> Result<Swept> {
 /// `None` when another replica has taken over.
 async fn one_batch(app: &App, lease: Option<&Lease>) -> Result<Option<Swept>> {
     let now_ms = app.now_ms();
-    let idle_ms = app.setup().config.session.idle_ms;
+    let setup = app.setup();
+    let limits = &setup.config.session;
+    // An ended session refuses the bearer tokens of its `sid`, also those that a client fetches later. The provider's session may go on
+    // for as long as ours could have, and the last token from it for as long as any.
+    let for_tokens_ms = if bearer::is_on(&setup) { limits.overall_ms } else { 0 };
+    let dead_before_ms = now_ms - KEEP_ENDED_MS - for_tokens_ms;
     let mut writer = app.store.writer().await?;
     if let Some(lease) = lease
         && !lease.holds(&mut writer).await?
@@ -83,7 +89,7 @@ async fn one_batch(app: &App, lease: Option<&Lease>) -> Result<Option<Swept>> {
         attempts: used_attempts::remove_expired(&mut writer, now_ms, BATCH).await?,
         logouts: seen_logout_tokens::remove_expired(&mut writer, now_ms, BATCH).await?
             + ended_sids::remove_expired(&mut writer, now_ms, BATCH).await?,
-        sessions: sessions::remove_dead(&mut writer, now_ms - KEEP_ENDED_MS, idle_ms, BATCH).await?,
+        sessions: sessions::remove_dead(&mut writer, dead_before_ms, limits.idle_ms, BATCH).await?,
         audit: audit_log::remove_before(&mut writer, now_ms - KEEP_AUDIT_MS, BATCH).await?,
         guesses: password_failures::remove_old(
             &mut writer,

@@ -133,7 +133,10 @@ pub async fn by_token(request: &HttpRequest, door: &Door) -> Result<Option<Beare
     if !request.headers().contains_key(AUTHORIZATION) || !bearer::is_on(&door.app.setup()) {
         return Ok(None);
     }
-    let refused = |error| Refused(error).problem();
+    let refused = |error| match error {
+        Error::NotAllowed => forbidden(),
+        error => Refused(error).problem(),
+    };
     match brought(request.headers()) {
         Brought::Nothing => Ok(None),
         Brought::One(token) => {

@@ -178,6 +178,43 @@ async fn tk_10_only_an_active_access_token_for_us_counts() {
 }
 
 #[tokio::test]
+async fn tk_07_no_token_outlives_what_is_remembered_of_ends() {
+    let stage = stage().await;
+    let day = 24 * 3600;
+    let at = |seconds: i64| Some(json!(stage.now_s() + seconds));
+    let says = |iat: Option<Value>, exp: Option<Value>| {
+        stage.says(|said| {
+            set(said, "iat", iat);
+            set(said, "exp", exp);
+        });
+    };
+    says(at(-day - 62), at(300));
+    stage.refused("older than a day", "old", "access_token_iat").await;
+    says(at(-day - 62), None);
+    stage.refused("older than a day, without an end", "old-endless", "access_token_iat").await;
+    says(at(-day), at(90 * day));
+    stage.accepted("a day old", "day-old", "bob").await;
+    says(None, at(day + 30));
+    stage.refused("of unknown age, with much life left", "long", "access_token_iat").await;
+    says(None, None);
+    stage.refused("without any time", "timeless", "access_token_iat").await;
+    says(None, at(day));
+    stage.accepted("of unknown age, over within a day", "short", "bob").await;
+}
+
+#[tokio::test]
+async fn id_09_a_required_claim_has_to_stand_in_the_providers_word() {
+    let keys = format!("{INTROSPECTION}required_claims = [\"app.access\"]\n");
+    let stage = Stage::with(&keys, |plan| plan).await;
+    stage.says(|_| {});
+    let answer = stage.bring("GET /in/x", "without").await;
+    assert_eq!((answer.status, answer.json()["code"].as_str()), (403, Some("not_allowed")));
+    assert!(stage.house.database.texts("SELECT id FROM users").await.is_empty());
+    stage.says(|said| set(said, "app", Some(json!({"access": true}))));
+    stage.accepted("with the claim", "with", "bob").await;
+}
+
+#[tokio::test]
 async fn without_audiences_a_token_must_be_issued_to_our_own_client() {
     let stage = Stage::with("bearer = \"introspection\"\n", |plan| plan).await;
     stage.says(|said| set(said, "client_id", Some(json!("doorward"))));

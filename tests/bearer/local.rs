@@ -52,7 +52,34 @@ on_each_database! {
         assert!(store::sessions::end(&mut writer, &id, app.now_ms()).await.unwrap());
         writer.commit().await.unwrap();
         stage.refused("after it", &token, "token_revoked").await;
-        // The row is gone a day later, and no token lives that long.
+        let (_, token) = tied(&stage).await;
+        stage.accepted("another sign-in", &token, "alice").await;
+    }
+
+    async fn se_05_a_token_renewed_at_the_provider_does_not_outlive_our_memory_of_the_end(db: Database) {
+        let stage = stage(&db).await;
+        let sid = "goes-on-at-the-provider";
+        stage.op.script(|s| s.sid = Some(sid.into()));
+        let (id, _) = tied(&stage).await;
+        let renewed = || stage.token(|claims| {
+            set(claims, "sub", Some(json!("alice")));
+            set(claims, "sid", Some(json!(sid)));
+        });
+        stage.accepted("while the session lives", &renewed(), "alice").await;
+        let app = stage.house.app();
+        let mut writer = app.store.writer().await.unwrap();
+        assert!(store::sessions::end(&mut writer, &id, app.now_ms()).await.unwrap());
+        writer.commit().await.unwrap();
+        // The overall limit is a day here, and so is the longest life of a token.
+        for _ in 0..2 {
+            stage.house.clock.advance(Duration::from_mins(23 * 60 + 50));
+            doorward::flows::sweep::run(&app).await.unwrap();
+            stage.refused("renewed since", &renewed(), "token_revoked").await;
+        }
+        stage.house.clock.advance(Duration::from_hours(1));
+        doorward::flows::sweep::run(&app).await.unwrap();
+        assert!(stage.house.database.texts("SELECT id FROM sessions").await.is_empty(), "nothing stays for ever");
+        // Somebody who signs in again, and keeps the provider's session, is welcome meanwhile.
         let (_, token) = tied(&stage).await;
         stage.accepted("another sign-in", &token, "alice").await;
     }
@@ -122,6 +149,34 @@ async fn a_programs_use_keeps_its_own_session_alive_and_no_browsers() {
         assert_eq!(stage.bring("GET /auth/me", &token).await.status, 200);
     }
     assert_eq!(browser.get_json("/auth/me").await.status, 401, "the browser was left alone");
+}
+
+#[tokio::test]
+async fn id_09_a_required_claim_is_required_of_tokens_that_no_login_here_vouches_for() {
+    let keys = format!("{JWT}required_claims = [\"app_access\"]\n");
+    let stage = Stage::with(&keys, |plan| plan).await;
+    stage.op.script(|s| s.access_token_audience = "api".into());
+    let with = |value: Option<serde_json::Value>| stage.token(|claims| set(claims, "app_access", value));
+    for (case, token) in [("no sid", with(None)), ("a sid", stage.token(|c| set(c, "sid", Some(json!("s")))))]
+    {
+        for line in ["GET /in/x", "POST /in/x", "GET /auth/me"] {
+            let answer = stage.bring(line, &token).await;
+            assert_eq!((answer.status, answer.json()["code"].as_str()), (403, Some("not_allowed")), "{case}");
+            assert_eq!(answer.challenge.as_deref(), Some("Bearer error=\"insufficient_scope\""), "{case}");
+        }
+        assert_eq!(stage.bring("GET /pub/x", &token).await.status, 200, "nobody, {case}");
+        assert_eq!(stage.app.last().one("x-auth-user"), None, "{case}");
+        stage.app.forget();
+    }
+    assert!(stage.house.database.texts("SELECT id FROM users").await.is_empty(), "no row for her");
+    assert_eq!(stage.house.refusals("not_allowed").await, 8);
+    stage.accepted("with the claim", &with(Some(json!("yes"))), "bob").await;
+    let answer = stage.bring("GET /in/x", &with(None)).await;
+    assert_eq!(answer.status, 403, "a row of an earlier token vouches for none: {}", answer.whole);
+    // The claim may stand in the ID token alone: the login saw it.
+    signed_in_as(&stage.house, &stage.op, Person::named("alice").with("app_access", "yes")).await;
+    let token = plain(held(&stage.house, &only_session(&stage.house).await).await.access.as_ref());
+    stage.accepted("of a session here", &token, "alice").await;
 }
 
 #[tokio::test]

@@ -66,11 +66,8 @@ pub fn check(
         return refuse("access_token_iss", "missing or another issuer");
     };
     let token = facts(claims, config, issuer, now_ms)?;
-    let (Some(issued_at), Some(_)) = (token.issued_at_ms, token.expires_at_ms) else {
+    if token.issued_at_ms.is_none() || token.expires_at_ms.is_none() {
         return refuse("access_token_time", "iat or exp is missing");
-    };
-    if issued_at < now_ms.saturating_sub(AGE_MAX_MS + config.clock_skew_ms) {
-        return refuse("access_token_iat", "older than what has ended is remembered for");
     }
     Ok(token)
 }
@@ -106,6 +103,7 @@ pub(super) fn facts(
     };
     let acr = short("acr", 255);
     let says = |path: Option<&str>| claims::at(claims, path).is_some();
+    let lacks_required_claim = !config.required_claims.iter().all(|path| says(Some(path)));
     let verified = Verified {
         subject,
         issuer,
@@ -118,6 +116,7 @@ pub(super) fn facts(
         change: claims::change(claims, &verified, config),
         says_roles: says(config.claims.roles.as_deref()),
         says_groups: says(config.claims.groups.as_deref()),
+        lacks_required_claim,
         sid,
         issued_at_ms,
         expires_at_ms,
@@ -171,7 +170,8 @@ fn check_audience(claims: &Map<String, Value>, config: &config::Provider) -> Res
     if fits { Ok(()) } else { refuse("access_token_aud", "missing, or meant for others") }
 }
 
-/// `iat` and `exp`, where they are there: each rule holds for what is said.
+/// `iat` and `exp`, where they are there: each rule holds for what is said. One of them has to tell that the token will not outlive our
+/// memory of what has ended.
 fn check_times(
     claims: &Map<String, Value>,
     skew_ms: i64,
@@ -191,6 +191,14 @@ fn check_times(
     }
     if not_before.is_some_and(|at| at > latest) {
         return refuse("access_token_nbf", "not valid yet");
+    }
+    let is_remembered = match (issued_at, expires_at) {
+        (Some(at), _) => at >= now_ms.saturating_sub(AGE_MAX_MS + skew_ms),
+        (None, Some(at)) => at <= now_ms.saturating_add(AGE_MAX_MS),
+        (None, None) => false,
+    };
+    if !is_remembered {
+        return refuse("access_token_iat", "it could outlive what is remembered of ends");
     }
     Ok((issued_at, expires_at))
 }

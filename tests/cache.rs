@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use doorward::domain::{Principal, Status};
 use doorward::store::users::{Road, apply, bury, deactivate, set_app_access, set_status};
-use doorward::store::{Limits, Recalled, Store, Writer, sessions};
+use doorward::store::{Limits, Note, Notice, Recalled, Store, Writer, sessions};
 
 use crate::channel::{Frozen, LISTENERS, all_healthy, is_healthy, listening, until};
 use crate::house::browser::Browser;
@@ -198,7 +198,8 @@ on_each_database! {
             let mut notices = store.notices();
             stores::write(writer, async |w| sessions::end(w, &session.id, stores::NOW).await).await;
             // Here it is told with the commit, from elsewhere as soon as it is heard.
-            let _ = notices.next().await;
+            let end = Notice::Of(Note::Ended(session.id.clone()));
+            while notices.next().await != end {}
             let known = store.know(hash, ticket, Principal::of(&user, &session), limits);
             assert!(known.is_in_time(stores::NOW, 1_000), "who asked before the end may still be answered");
             assert!(matches!(store.recall(&hash), Recalled::Unknown), "and nobody after it");

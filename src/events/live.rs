@@ -27,7 +27,7 @@ pub enum Event {
     Closed,
     /// The session is over, and so is the stream.
     SessionEnded,
-    /// Notices may have been missed: only the session's row can tell.
+    /// Notices may have been missed, or the row says something new: only the session's row can tell.
     LookAgain,
     UserUpdated,
 }
@@ -150,8 +150,11 @@ impl Live {
         };
         match notice {
             Notice::Of(Note::Ended(id)) => tell(open.by_session.get(id), ENDED),
-            // New tokens are nothing that a tab would notice.
-            Notice::Of(Note::Changed(_)) => {}
+            // New tokens are nothing that a tab would notice; a proof that is due concerns whoever attends.
+            Notice::Of(Note::Changed(id)) => {
+                let ears = open.by_session.get(id).into_iter().flatten();
+                ears.filter(|ear| !ear.is_counted).for_each(|ear| ear.tell(LOOK_AGAIN));
+            }
             Notice::Of(Note::User(id)) => tell(open.by_user.get(id), USER_UPDATED),
             Notice::Lost => open.by_session.values().for_each(|ears| tell(Some(ears), LOOK_AGAIN)),
         }
@@ -233,6 +236,17 @@ mod tests {
         drop((one, two, other));
         assert_eq!(live.count(), 0);
         assert!(live.open().by_user.is_empty() && live.open().by_session.is_empty());
+    }
+
+    #[tokio::test]
+    async fn px_17_a_proof_that_is_due_is_told_to_whoever_attends_the_session_and_to_no_tab() {
+        let live = Live::default();
+        let tab = live.listen("s1", "ada").unwrap();
+        let mut socket = live.attend("s1", "ada").unwrap();
+        let other = live.attend("s2", "ada").unwrap();
+        assert!(!live.hear(&Notice::Of(Note::Changed("s1".into()))));
+        assert_eq!(socket.next().await, Event::LookAgain);
+        assert!(tab.ear.take().is_none() && other.ear.take().is_none());
     }
 
     #[test]

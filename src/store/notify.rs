@@ -66,10 +66,10 @@ impl Notices {
 /// One message between processes.
 #[derive(Debug, Serialize, Deserialize)]
 struct Body {
-    /// Who sent it: the sender's own subscribers have heard it already.
+    /// Who sent it.
     node: String,
     notes: Vec<Note>,
-    /// A node's sign to itself that the channel carries.
+    /// A node's sign to itself that the channel carries: the [`Board::moment`] at which it was sent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     beat: Option<u64>,
 }
@@ -80,7 +80,7 @@ pub(super) struct Board {
     /// Set by the process that listens; a command that only writes has no name and needs none.
     node: OnceLock<String>,
     began: Instant,
-    /// When the channel last proved that it carries, ms since `began`, plus 1; 0 = never.
+    /// When that was sent which the channel last proved to carry, ms since `began`, plus 1; 0 = never.
     heard: AtomicU64,
     /// Hears everything first, before whoever waits for a notice.
     pub(super) cache: OnceLock<Cache>,
@@ -157,19 +157,26 @@ impl Board {
         let _ = self.here.send(Notice::Lost);
     }
 
-    /// Passes on another process's word. Our own has been told already, but perhaps before it came true.
+    /// Passes on what became true: another process's word, and our own once more. Whoever asked for that may have gone away in the
+    /// middle of the commit, so that nobody was told; or it was told before it came true.
     fn heard(&self, body: &Body) {
-        if body.node.is_empty() || body.node != self.node() {
-            self.tell(body.notes.clone());
-        } else {
-            self.doubt(&body.notes);
+        let mut notes = body.notes.clone();
+        if !body.node.is_empty() && body.node == self.node() {
+            self.doubt(&notes);
+            // An end is no news the second time and a change costs a look, but a tab would hear twice of its user.
+            notes.retain(|note| !matches!(note, Note::User(_)));
         }
+        self.tell(notes);
     }
 
-    /// The channel has just shown that it carries.
-    fn proven(&self) {
-        let now = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX - 1);
-        self.heard.store(now + 1, Ordering::Release);
+    /// Now, as [`Board::proven`] wants it.
+    fn moment(&self) -> u64 {
+        u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX - 1) + 1
+    }
+
+    /// The channel has shown that it carried what was sent at that moment, and so all that was sent before.
+    fn proven(&self, moment: u64) {
+        self.heard.store(moment, Ordering::Release);
     }
 
     fn is_healthy(&self) -> bool {
@@ -241,10 +248,37 @@ mod tests {
     fn se_05_a_channel_that_never_spoke_is_not_healthy() {
         let board = Board::default();
         assert!(!board.is_healthy());
-        board.proven();
+        board.proven(board.moment());
         assert!(board.is_healthy());
         board.broken();
         assert!(!board.is_healthy());
+    }
+
+    #[test]
+    fn se_05_a_channel_is_trusted_for_a_second_from_when_its_last_word_was_sent() {
+        let mut board = Board::default();
+        let sent = board.moment();
+        board.began = board.began.checked_sub(Duration::from_millis(900)).unwrap();
+        let later = board.moment();
+        board.proven(sent);
+        assert!(board.is_healthy());
+        board.began = board.began.checked_sub(Duration::from_millis(100)).unwrap();
+        assert!(!board.is_healthy(), "heard just now, but sent a second ago");
+        board.proven(later);
+        assert!(board.is_healthy());
+    }
+
+    #[tokio::test]
+    async fn px_17_an_end_whose_requester_went_away_in_mid_commit_is_told_here_all_the_same() {
+        let board = Board::default();
+        let _ = board.node.set("here".to_owned());
+        let mut notices = Notices(board.here.subscribe());
+        let ended = Note::Ended("s1".to_owned());
+        // The transaction came true, and the channel says so; nobody was there any more to tell of it.
+        for body in board.bodies(&[Note::User("ada".to_owned()), ended.clone()]) {
+            board.heard(&serde_json::from_str(&body).unwrap());
+        }
+        assert_eq!(notices.next().await, Notice::Of(ended), "and the user's news is not told twice");
     }
 
     #[tokio::test]

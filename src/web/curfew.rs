@@ -73,6 +73,8 @@ async fn until_over(app: &App, session_id: &str, user_id: &str) -> Over {
     loop {
         if must_look {
             match session::still_open(app, session_id).await {
+                // Who has to show that the provider still honours them does so by coming again; what is open cannot.
+                Ok(Some(row)) if row.renewal.must_prove => return Over::Session,
                 Ok(Some(row)) => (session, blind) = (Some(row), 0),
                 Ok(None) => return Over::Session,
                 Err(_) if blind >= BLIND_TICKS_MAX => return Over::Session,

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use super::stage::{Stage, body, cookie_line, status};
 use crate::house::browser::Browser;
 use crate::house::upstream::{Step, Wire};
+use crate::security::logout_tokens::tell;
 
 /// The example of RFC 6455 1.3.
 const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
@@ -189,6 +190,26 @@ async fn px_17_a_socket_closes_within_a_second_of_its_sessions_end_however_it_en
         let others_end = other.closes_within(Duration::from_millis(800)).await;
         assert_eq!(others_end, how == "suspended", "{how}");
     }
+}
+
+/// Keycloak names one of the sessions that an administrator ended; each other one must prove itself, and an open socket cannot.
+#[tokio::test]
+async fn px_17_a_socket_closes_when_its_session_must_prove_itself_and_opens_again_with_the_proof() {
+    let stage = Stage::of("keycloak", |plan| plan).await;
+    stage.app.always(vec![agreed(), Step::Echo]);
+    let (named, doubted) = (stage.signed_in().await, stage.signed_in().await);
+    let mut wires = [opened(&stage, &named).await, opened(&stage, &doubted).await];
+    let sid = stage.op.sids().remove(0);
+    let token = stage.op.logout_token(Some("alice"), Some(&sid), |_| {});
+    assert_eq!(tell(&stage.house, &token).await, 200);
+    let told = Instant::now();
+    for wire in &mut wires {
+        assert_eq!(wire.rest().await, close_frame(1008));
+    }
+    assert!(told.elapsed() < Duration::from_secs(1), "{:?}", told.elapsed());
+    assert_eq!(stage.house.live_sessions().await, 1, "in doubt is not over");
+    let mut again = opened(&stage, &doubted).await;
+    assert!(!again.closes_within(Duration::from_millis(300)).await, "the provider still honours it");
 }
 
 /// Ends are told, not found out: the usual one closes a socket long before anybody would look at the session's row.

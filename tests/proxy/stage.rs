@@ -44,8 +44,14 @@ impl Stage {
     }
 
     pub async fn with(change: impl FnOnce(Plan) -> Plan) -> Self {
+        Self::of("oidc", change).await
+    }
+
+    /// With a provider of this kind.
+    pub async fn of(kind: &str, change: impl FnOnce(Plan) -> Plan) -> Self {
         let (op, app) = (ScriptedOp::start().await, FakeUpstream::start().await);
-        let text = format!("{}{}", op_provider("op", &op), routes(&format!("\"{}\"", app.url())));
+        let provider = op_provider("op", &op).replace("kind = \"oidc\"", &format!("kind = \"{kind}\""));
+        let text = format!("{provider}{}", routes(&format!("\"{}\"", app.url())));
         let house = change(TestHouse::with(&text)).open().await;
         Self { op, app, house }
     }

@@ -45,12 +45,11 @@ async fn listen(board: &Board, pool: &PgPool) -> Result<std::convert::Infallible
         timeout(PATIENCE, PgListener::connect_with(&own)).await.map_err(slow)?.map_err(text)?;
     listener.eager_reconnect(false);
     timeout(SILENCE_MAX, listener.listen(CHANNEL)).await.map_err(slow)?.map_err(text)?;
-    let mut echo = Echo { sent: 0, heard: 0, proven_at: Instant::now() };
+    let mut echo = Echo { heard: 0, heard_at: Instant::now() };
     let mut next_beat = Instant::now();
     loop {
         if Instant::now() >= next_beat {
-            echo.sent += 1;
-            let body = Body { node: board.node(), notes: Vec::new(), beat: Some(echo.sent) };
+            let body = Body { node: board.node(), notes: Vec::new(), beat: Some(board.moment()) };
             let body = serde_json::to_string(&body).map_err(|e| e.to_string())?;
             // By the listening connection itself: what comes back has passed everything that a notice must pass.
             let beat =
@@ -72,15 +71,15 @@ async fn listen(board: &Board, pool: &PgPool) -> Result<std::convert::Infallible
 
 /// How the beat fares.
 struct Echo {
-    sent: u64,
+    /// The newest that came back; 0 = none.
     heard: u64,
-    proven_at: Instant,
+    heard_at: Instant,
 }
 
 impl Echo {
     /// When the silence is too long.
     fn over(&self) -> Instant {
-        self.proven_at + SILENCE_MAX
+        self.heard_at + SILENCE_MAX
     }
 }
 
@@ -92,12 +91,13 @@ fn hear(board: &Board, echo: &mut Echo, payload: &str) {
         Some(beat) if body.node == board.node() && beat > echo.heard => {
             let is_first = echo.heard == 0;
             echo.heard = beat;
-            echo.proven_at = Instant::now();
+            echo.heard_at = Instant::now();
             if is_first {
                 // What was said while nobody listened is gone: first whoever remembers looks again, then the channel is trusted.
                 board.lost();
             }
-            board.proven();
+            // A slow channel proves nothing about what was sent after this beat.
+            board.proven(beat);
         }
         Some(_) => {}
     }

@@ -35,19 +35,21 @@ pub(super) async fn run(board: &Board, readers: &Kept) -> String {
 async fn watch(board: &Board, readers: &Kept) -> Result<std::convert::Infallible, sqlx::Error> {
     // Held for good: `data_version` tells of commits by other connections, and only to one that saw the version before.
     let mut conn = SqliteConnection::connect_with(readers.options()).await?;
+    let mut moment = board.moment();
     let mut version = data_version(&mut conn).await?;
     let mut last = newest(&mut conn).await?;
     board.lost();
-    board.proven();
+    board.proven(moment);
     loop {
         tokio::time::sleep(LOOK).await;
+        moment = board.moment();
         let now = data_version(&mut conn).await?;
         if now != version {
             // The version is taken before the look, so that a commit between the two is seen by the next one.
             last = look(board, &mut conn, last).await?;
             version = now;
         }
-        board.proven();
+        board.proven(moment);
     }
 }
 

@@ -152,7 +152,7 @@ impl Live {
             Notice::Of(Note::Ended(id)) => tell(open.by_session.get(id), ENDED),
             // New tokens are nothing that a tab would notice; a proof that is due concerns whoever attends.
             Notice::Of(Note::Changed(id)) => {
-                let ears = open.by_session.get(id).into_iter().flatten();
+                let ears = open.by_session.get(id).into_iter().flat_map(Ears::values);
                 ears.filter(|ear| !ear.is_counted).for_each(|ear| ear.tell(LOOK_AGAIN));
             }
             Notice::Of(Note::User(id)) => tell(open.by_user.get(id), USER_UPDATED),

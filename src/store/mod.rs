@@ -252,7 +252,9 @@ impl Writer {
     /// # Errors
     /// [`StoreError::Unavailable`]; whether the writes happened is then unknown, as with any database.
     pub async fn commit(mut self) -> Result<(), StoreError> {
-        let notes = std::mem::take(&mut self.notes);
+        let mut notes = std::mem::take(&mut self.notes);
+        // Ends first: whoever is over has no news to hear.
+        notes.sort_by_key(|note| !matches!(note, Note::Ended(_)));
         let board = Arc::clone(&self.board);
         // In the same transaction: other processes hear of it exactly when it becomes true. So does this one, which matters when
         // nobody waits for the end of this commit, or its answer is lost and it happens later.

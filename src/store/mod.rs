@@ -91,7 +91,8 @@ impl Store {
     /// A transaction. Nothing of it stays unless [`Writer::commit`] succeeds.
     ///
     /// # Errors
-    /// [`StoreError::Unavailable`] within about 2.5 s when the database cannot be written to.
+    /// [`StoreError::Unavailable`] within about 2.5 s when the database cannot be written to; on SQLite another process's lock is met by the
+    /// first statement, as late.
     pub async fn writer(&self) -> Result<Writer, StoreError> {
         let asked = Instant::now();
         let under_way = match &self.pools {

@@ -184,7 +184,12 @@ async fn ds_03_a_second_sqlite_writer_waits_and_is_refused_in_time_while_readers
     let (here, there) = (db.open().await, db.open().await);
     let mut held = here.writer().await.unwrap();
     used_attempts::take(&mut held, b"one", NOW).await.unwrap();
-    tokio::join!(refused(here.writer()), refused(there.writer()));
+    // Another process meets the lock with its first statement.
+    let elsewhere = async {
+        let mut w = there.writer().await?;
+        used_attempts::take(&mut w, b"two", NOW).await
+    };
+    tokio::join!(refused(here.writer()), refused(elsewhere));
     there.ping().await.unwrap();
     held.commit().await.unwrap();
     assert!(!write(&there, async |w| used_attempts::take(w, b"one", NOW).await).await);

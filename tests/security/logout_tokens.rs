@@ -345,17 +345,15 @@ async fn lo_09_a_flood_of_bad_tokens_is_cheap_limited_and_calls_nobody() {
             })
             .collect();
         for status in futures_util::future::join_all(tokens.iter().map(|token| tell(&house, token))).await {
-            *statuses.entry(status).or_insert(0) += 1;
+            *statuses.entry(status).or_insert(0_usize) += 1;
         }
     }
     eprintln!("10,000 bad logout tokens took {:?}: {statuses:?}", began.elapsed());
     assert_eq!(statuses.keys().copied().collect::<Vec<_>>(), [400, 429], "{statuses:?}");
     assert!(statuses[&400] <= 60 * 3, "{statuses:?}");
-    assert!(
-        op.requests().len() <= 1 + usize::from(began.elapsed() > Duration::from_mins(1)),
-        "{} outgoing calls",
-        op.requests().len()
-    );
+    // Limits count by the minute of the clock, and the flood may meet the turn of one.
+    let minutes = statuses[&400].div_ceil(60);
+    assert!(op.requests().len() <= minutes, "{} outgoing calls in {minutes} minutes", op.requests().len());
     assert!(is_signed_in(&browser).await);
     // A good one is never limited.
     assert_eq!(tell(&house, &op.logout_token(Some("alice"), None, |_| {})).await, 200);

@@ -1,4 +1,4 @@
-//! RG-02, RE-04: the process is killed at every message that a registration sends or gets, to Keycloak or to PostgreSQL, one after the other.
+//! RG-02, RE-04, RE-05: the process is killed at every message that a registration sends or gets, to Keycloak or to PostgreSQL, one after the other.
 //! Afterwards each person is there on both sides or on neither.
 
 use std::collections::BTreeSet;
@@ -236,7 +236,7 @@ async fn re_11_a_frozen_process_wakes_to_a_registration_that_another_has_finishe
 
 /// Random kills under load; `DOORWARD_TEST_LONG` makes them two hundred.
 #[tokio::test]
-async fn re_04_random_kills_under_load_leave_no_orphan_on_either_side() {
+async fn re_04_re_05_random_kills_under_load_leave_no_orphan_on_either_side() {
     let long = std::env::var_os("DOORWARD_TEST_LONG").is_some();
     let scene = Scene::set().await;
     let (mut done, mut lost) = (0, 0);

@@ -42,7 +42,7 @@ const MAY_KNOW: [(&str, &[&str]); 17] = [
     ("domain", &[]),
     ("error", &["domain", "providers", "store"]),
     ("events", &["store"]),
-    ("flows", &["app", "config", "crypto", "domain", "error", "providers", "store", "tls"]),
+    ("flows", &["app", "config", "crypto", "domain", "error", "providers", "store", "telemetry", "tls"]),
     ("jobs", &["app", "domain", "error", "flows"]),
     ("providers", &["config", "crypto::sign", "crypto::trust", "domain", "telemetry"]),
     ("proxy", &["config", "crypto::trust", "domain"]),
@@ -209,7 +209,9 @@ fn foreign_crates_stay_in_their_rooms() {
 #[test]
 fn the_time_of_day_is_read_in_one_place() {
     let mut faults = Vec::new();
-    for file in SRC.iter().filter(|file| file.path != "src/app.rs") {
+    // A log line is written when it is written, whatever time a test has set.
+    let may = ["src/app.rs", "src/telemetry/line.rs"];
+    for file in SRC.iter().filter(|file| !may.contains(&file.path.as_str())) {
         for call in [["SystemTime", "::", "now"], ["OffsetDateTime", "::", "now_utc"]] {
             for line in lines_with(&file.tokens, &call) {
                 faults.push(format!(

@@ -132,7 +132,7 @@ pub async fn user_with_sessions(store: &Store, subject: &str, ids: &[&str]) -> V
     let mut made = Vec::new();
     for id in ids {
         let new = session(id, subject);
-        rows::insert(&mut w, &new, &ring("k1", &["k1"])).await.unwrap();
+        rows::insert(&mut w, &new, &ring("k1", &["k1"]), None).await.unwrap();
         made.push(new);
     }
     w.commit().await.unwrap();

@@ -45,7 +45,7 @@ pub async fn fill(folder: &Path) -> Outcome<Vec<String>> {
         let mut writer = app.store.writer().await?;
         for n in page * PAGE..(page + 1) * PAGE {
             let new = session(&app, n);
-            sessions::insert(&mut writer, &new, &app.setup().ring).await?;
+            sessions::insert(&mut writer, &new, &app.setup().ring, None).await?;
             if n % (STORED / IN_USE) == 0 {
                 cookies.push(signed(new.key.expose(), &mac));
             }

@@ -107,11 +107,11 @@ impl Stand {
         if crowded {
             cookies = crowd::fill(&house).await?;
         }
+        // Born on one core, Doorward has one worker, as nginx has.
+        pin(std::process::id(), "0")?;
         let door = Door::open(&house, public)?;
-        for process in [nginx.id(), door.id()] {
-            pin(process, "0")?;
-        }
         pin(std::process::id(), "1-64")?;
+        pin(nginx.id(), "0")?;
         pin(served.id(), "1-64")?;
         let cookie = sign_in::as_alice(public).await?;
         Ok(Self { _app: served, nginx, door, public, bare, cookie, cookies, _folder: folder })

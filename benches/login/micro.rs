@@ -126,7 +126,7 @@ async fn fill(store: &Store, ring: &KeyRing) -> Outcome<Vec<SessionKey>> {
             users::apply(&mut writer, &change(&user), Road::Login, NOW_MS).await?;
         }
         let new = session(&user, n);
-        sessions::insert(&mut writer, &new, ring).await?;
+        sessions::insert(&mut writer, &new, ring, None).await?;
         keys.push(new.key);
     }
     writer.commit().await?;

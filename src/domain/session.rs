@@ -32,6 +32,9 @@ impl SessionKind {
 pub struct SessionKey(String);
 
 impl SessionKey {
+    /// 256 bits in base64url.
+    pub const LENGTH: usize = 43;
+
     pub fn draw(random: &dyn Random) -> Self {
         Self(clock::token_256(random))
     }
@@ -39,8 +42,8 @@ impl SessionKey {
     /// `None` unless the text has the one form that [`Self::draw`] makes.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
-        let sound =
-            text.len() == 43 && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_');
+        let sound = text.len() == Self::LENGTH
+            && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_');
         sound.then(|| Self(text.to_owned()))
     }
 

@@ -19,7 +19,8 @@ pub async fn again<T>(app: &App, mut work: impl AsyncFnMut() -> Result<T>) -> Re
     let started = Instant::now();
     let mut tries = 1;
     loop {
-        match work().await {
+        // In a box: it is large, and whatever awaits it would be moved about with it.
+        match Box::pin(work()).await {
             Err(Error::Interrupted(problem)) if tries < TRIES && started.elapsed() < WITHIN => {
                 tracing::info!(problem, tries, "the database broke off; trying again");
                 app.metrics.transaction_repeated();

@@ -178,25 +178,40 @@ pub enum Standing {
     Doubted,
 }
 
-/// Locks out logouts of the same session and person until the end of this transaction, and looks for those that were faster.
+/// The logouts that may have been faster than a login: of its session, of its person, and of an unnamed session of theirs.
+#[derive(Debug)]
+pub struct Rivals {
+    pub names: [Name; 3],
+    has_sid: bool,
+}
+
+/// Locks out logouts of the same session and person until the end of this transaction.
 ///
 /// # Errors
-/// [`Error::LoginFailed`] when the provider has ended this very session, or all of the person's since `asked_at_ms`; the database's.
-pub async fn standing(writer: &mut Writer, grant: &Grant, asked_at_ms: i64, now_ms: i64) -> Result<Standing> {
+/// The database's.
+pub async fn lock_out(writer: &mut Writer, grant: &Grant) -> Result<Rivals> {
     let change = &grant.change;
     let name = |of| Name::new(&change.provider, &change.issuer, of);
     let subject = name(Of::Subject(&change.subject));
     let sid = grant.sid.as_deref().map_or_else(|| subject.clone(), |sid| name(Of::Sid(sid)));
-    let doubted = name(Of::Doubted(&change.subject));
     ended_sids::lock(writer, &sid, &subject).await?;
-    let [of_sid, of_person, of_others] = ended_sids::find(writer, [&sid, &subject, &doubted], now_ms).await?;
-    // A `sid` is never used again; a person signs in again, and only a logout since then concerns this login.
-    let is_since = |at: Option<i64>| at.is_some_and(|at| at >= asked_at_ms);
-    let sid_ended = grant.sid.is_some() && of_sid.is_some();
-    if sid_ended || is_since(of_person) {
-        return Err(Error::LoginFailed("logged_out_meanwhile"));
+    Ok(Rivals { names: [sid, subject, name(Of::Doubted(&change.subject))], has_sid: grant.sid.is_some() })
+}
+
+impl Rivals {
+    /// What those that were heard, if any, mean to a login whose provider was asked at `asked_at_ms`.
+    ///
+    /// # Errors
+    /// [`Error::LoginFailed`] when the provider has ended this very session, or all of the person's since then.
+    pub fn judge(&self, heard_at_ms: [Option<i64>; 3], asked_at_ms: i64) -> Result<Standing> {
+        let [of_sid, of_person, of_others] = heard_at_ms;
+        // A `sid` is never used again; a person signs in again, and only a logout since then concerns this login.
+        let is_since = |at: Option<i64>| at.is_some_and(|at| at >= asked_at_ms);
+        if (self.has_sid && of_sid.is_some()) || is_since(of_person) {
+            return Err(Error::LoginFailed("logged_out_meanwhile"));
+        }
+        Ok(if is_since(of_others) { Standing::Doubted } else { Standing::Good })
     }
-    Ok(if is_since(of_others) { Standing::Doubted } else { Standing::Good })
 }
 
 /// Ends the session that a frame on the provider's page names (Front-Channel Logout 1.0), and nothing else. Returns the issuer, which

@@ -14,6 +14,33 @@ use crate::store::{Limits, Recalled, Ticket};
 pub use crate::crypto::mac::ReadyMac;
 pub use crate::store::Known;
 
+/// Whose a signed cookie is, where that very cookie was believed before and its session is still remembered: nothing of its signature is computed
+/// again, since nothing of it is different.
+#[must_use]
+pub fn at_hand(app: &App, signed: &str) -> Option<Arc<Known>> {
+    let (proof, key) = parts(signed)?;
+    let Recalled::Known(known) = app.store.recall(&key.hash()) else { return None };
+    let idle_ms = app.setup().config.session.idle_ms;
+    let counts = known.is_proven_by(proof.as_bytes()) && known.is_in_time(app.now_ms(), idle_ms);
+    if counts {
+        app.metrics.session_cache_hit();
+    }
+    counts.then_some(known)
+}
+
+/// Notes that this cookie is believed for as long as its session is remembered.
+pub fn keep_at_hand(known: &Known, signed: &str) {
+    if let Some((proof, _)) = parts(signed) {
+        known.prove(proof.as_bytes());
+    }
+}
+
+/// The signature as it stands before the key.
+fn parts(signed: &str) -> Option<(&str, SessionKey)> {
+    let (proof, key) = signed.split_at_checked(signed.len().checked_sub(SessionKey::LENGTH)?)?;
+    Some((proof, SessionKey::parse(key)?))
+}
+
 /// Who a key belongs to, while the session lives, its user may be here, and its tokens need nothing.
 ///
 /// # Errors

@@ -45,9 +45,7 @@ pub async fn open(app: &App, setup: &Setup, entrance: Entrance<'_>, visitor: &Vi
     let now_ms = app.now_ms();
     let ticket = app.store.ticket();
     let mut writer = app.store.writer().await?;
-    let standing =
-        provider_logout::standing(&mut writer, &grant, previous.asked_at_ms.unwrap_or(now_ms), now_ms)
-            .await?;
+    let rivals = provider_logout::lock_out(&mut writer, &grant).await?;
     let applied = users::apply(&mut writer, &grant.change, Road::Login, now_ms).await?;
     let user = admitted(app, &mut writer, applied, visitor).await;
     let user = match user {
@@ -61,16 +59,6 @@ pub async fn open(app: &App, setup: &Setup, entrance: Entrance<'_>, visitor: &Vi
     let replaced = end_previous(&mut writer, previous, now_ms).await?;
     let mut new = new_session(app, setup, &user, grant, visitor);
     new.session.kind = kind;
-    let stored = sessions::insert(&mut writer, &new, &setup.ring).await?;
-    if standing == Standing::Doubted {
-        sessions::must_prove(&mut writer, &user.id, &user.provider, &user.issuer, now_ms).await?;
-    }
-    let keep = setup.config.limits.sessions_per_user;
-    let ended = if stored < i64::from(keep) {
-        Vec::new()
-    } else {
-        sessions::end_oldest_beyond(&mut writer, &user.id, keep, now_ms).await?
-    };
     let deed = audit::Deed {
         event: "login",
         provider: Some(&user.provider),
@@ -78,6 +66,18 @@ pub async fn open(app: &App, setup: &Setup, entrance: Entrance<'_>, visitor: &Vi
         session_id: Some(&new.session.id),
     };
     audit::deed(app, &mut writer, &deed, visitor).await?;
+    // Everything above waits for this statement, which answers all that is still to be known; should it say no, none of it happened.
+    let inserted = sessions::insert(&mut writer, &new, &setup.ring, Some(&rivals.names)).await?;
+    let standing = rivals.judge(inserted.logouts, previous.asked_at_ms.unwrap_or(now_ms))?;
+    if standing == Standing::Doubted {
+        sessions::must_prove(&mut writer, &user.id, &user.provider, &user.issuer, now_ms).await?;
+    }
+    let keep = setup.config.limits.sessions_per_user;
+    let ended = if inserted.stored < i64::from(keep) {
+        Vec::new()
+    } else {
+        sessions::end_oldest_beyond(&mut writer, &user.id, keep, now_ms).await?
+    };
     for (reason, ids) in [("replaced", &replaced), ("too_many", &ended)] {
         for id in ids {
             let deed = audit::Deed { event: "session.ended", session_id: Some(id), ..deed };

@@ -221,7 +221,7 @@ pub trait Provider: Send + Sync {
     }
 
     /// Origins that a form of ours may lead to by a redirect: browsers apply `form-action` to those too.
-    fn form_targets(&self) -> Vec<url::Origin> {
+    fn form_targets(&self) -> Vec<String> {
         self.oidc().form_targets()
     }
 

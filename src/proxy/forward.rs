@@ -2,15 +2,17 @@
 
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use actix_web::body::{BodySize, MessageBody};
+use actix_web::http::header::CONTENT_TYPE;
 use bytes::Bytes;
 
 use super::headers::Onward;
 use super::upstream::{
-    Answer, Download, Exchange, Expected, Fault, Framing, Pool, SILENCE_MAX, Sent, Upload, Upstream,
+    Answer, Download, Exchange, Expected, Fault, Framing, Origin, Pool, SILENCE_MAX, Upload, Upstream,
 };
 
 /// Ends when nothing more may be sent to the visitor.
@@ -41,7 +43,7 @@ pub async fn forward(
     pool: &Rc<Pool>,
     upstream: &Upstream,
     onward: &Onward<'_>,
-    mut upload: Option<Upload>,
+    mut upload: Option<Box<Upload>>,
     patience: Duration,
 ) -> Result<Reply, Fault> {
     let method = onward.canonical.method();
@@ -70,8 +72,9 @@ pub async fn forward(
                 None => {}
             }
             connection.write.extend_from_slice(b"\r\n");
-            match Exchange::new(connection, upload.take(), expected, patience).run().await {
-                Ok(sent) => return Ok(reply(sent, pool, origin)),
+            let mut exchange = Exchange::new(connection, upload.take(), expected, patience);
+            match exchange.run().await {
+                Ok(answer) => return Ok(reply(exchange, answer, pool, origin)),
                 Err(Fault::Silent) if is_kept && may_repeat => {}
                 Err(fault) => {
                     if fault == Fault::Silent && !is_kept {
@@ -90,9 +93,9 @@ fn is_idempotent(method: &str) -> bool {
     matches!(method, "GET" | "HEAD" | "OPTIONS" | "PUT" | "DELETE")
 }
 
-fn reply(sent: Sent, pool: &Rc<Pool>, origin: &std::sync::Arc<super::upstream::Origin>) -> Reply {
-    let Sent { answer, connection, upload } = sent;
-    let home = answer.keeps.then(|| (Rc::clone(pool), std::sync::Arc::clone(origin)));
+fn reply(exchange: Exchange, answer: Answer, pool: &Rc<Pool>, origin: &Arc<Origin>) -> Reply {
+    let Exchange { connection, upload, .. } = exchange;
+    let home = answer.keeps.then(|| (Rc::clone(pool), Arc::clone(origin)));
     let silence = (!is_event_stream(&answer)).then_some(SILENCE_MAX);
     let framing = answer.framing;
     // A connection that changes its protocol has no end that a length could tell.
@@ -103,7 +106,7 @@ fn reply(sent: Sent, pool: &Rc<Pool>, origin: &std::sync::Arc<super::upstream::O
 /// A stream of events may be silent for as long as it likes, and ends with the session.
 #[must_use]
 pub fn is_event_stream(answer: &Answer) -> bool {
-    let kind = answer.headers.get("content-type").map(|value| value.as_bytes().trim_ascii_start());
+    let kind = answer.fields.all(&CONTENT_TYPE).next().map(|value| value.as_bytes().trim_ascii_start());
     kind.and_then(|kind| kind.get(.."text/event-stream".len()))
         .is_some_and(|kind| kind.eq_ignore_ascii_case(b"text/event-stream"))
 }

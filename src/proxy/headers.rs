@@ -8,6 +8,7 @@ use bytes::{BufMut as _, BytesMut};
 use percent_encoding::percent_decode;
 
 use super::canonical::CanonicalRequest;
+use super::identity::Name;
 
 /// All identity headers together; an app's server may refuse longer heads (product: 403).
 pub const IDENTITY_MAX: usize = 8 * 1024;
@@ -17,19 +18,38 @@ pub struct Onward<'a> {
     pub canonical: &'a CanonicalRequest<'a>,
     /// As the client sent them.
     pub headers: &'a HeaderMap,
-    /// The public origin, as every app behind this door sees it.
-    pub scheme: &'a str,
-    pub authority: &'a str,
+    pub origin: &'a PublicOrigin,
     /// The client's address, where it is known.
     pub client: Option<&'a str>,
     pub request_id: &'a str,
     /// Of our own span; the client's goes on where there is none.
     pub traceparent: Option<&'a str>,
     /// Names and spelled values.
-    pub identity: &'a [(&'static str, &'a str)],
+    pub identity: &'a [(&'static Name, &'a str)],
     pub access_token: Option<&'a str>,
     pub assertion: Option<&'a str>,
     pub is_websocket: bool,
+}
+
+/// The public origin, as every app behind this door sees it; spelled once.
+#[derive(Debug, Clone)]
+pub struct PublicOrigin {
+    /// From behind the path to the end of `Host`.
+    host: String,
+    /// What follows the client's address in `Forwarded`.
+    forwarded: String,
+    x_forwarded: String,
+}
+
+impl PublicOrigin {
+    #[must_use]
+    pub fn new(scheme: &str, authority: &str) -> Self {
+        Self {
+            host: format!(" HTTP/1.1\r\nhost: {authority}\r\n"),
+            forwarded: format!(";host=\"{authority}\";proto={scheme}\r\n"),
+            x_forwarded: format!("x-forwarded-proto: {scheme}\r\nx-forwarded-host: {authority}\r\n"),
+        }
+    }
 }
 
 impl Onward<'_> {
@@ -41,7 +61,7 @@ impl Onward<'_> {
         if let Some(query) = canonical.query() {
             put(out, &["?", query]);
         }
-        put(out, &[" HTTP/1.1\r\nhost: ", self.authority, "\r\n"]);
+        put(out, &[&self.origin.host]);
         self.write_passed_on(out);
         self.write_own(out);
     }
@@ -66,21 +86,20 @@ impl Onward<'_> {
     }
 
     fn write_own(&self, out: &mut BytesMut) {
-        let (scheme, host) = (self.scheme, self.authority);
+        let origin = self.origin;
         if let Some(client) = self.client {
             let node: [&str; 3] =
                 if client.contains(':') { ["\"[", client, "]\""] } else { ["", client, ""] };
             put(out, &["x-forwarded-for: ", client, "\r\nx-real-ip: ", client, "\r\nforwarded: for="]);
             put(out, &node);
-            put(out, &[";host=\"", host, "\";proto=", scheme, "\r\n"]);
+            put(out, &[&origin.forwarded]);
         }
-        put(out, &["x-forwarded-proto: ", scheme, "\r\nx-forwarded-host: ", host, "\r\n"]);
-        put(out, &["x-request-id: ", self.request_id, "\r\n"]);
+        put(out, &[&origin.x_forwarded, "x-request-id: ", self.request_id, "\r\n"]);
         if let Some(traceparent) = self.traceparent {
             put(out, &["traceparent: ", traceparent, "\r\n"]);
         }
         for (name, value) in self.identity {
-            put(out, &[name, ": ", value, "\r\n"]);
+            put(out, &[name.written, ": ", value, "\r\n"]);
         }
         if let Some(token) = self.access_token {
             put(out, &["authorization: Bearer ", token, "\r\n"]);
@@ -219,36 +238,43 @@ fn write_cookies(value: &[u8], out: &mut BytesMut) {
 /// Whether a pair, or a whole `Set-Cookie` line, names a cookie of ours as any reader would understand it: some decode names, some ignore case.
 fn is_own_cookie(pair: &[u8]) -> bool {
     let name = pair.split(|byte| matches!(byte, b'=' | b';')).next().unwrap_or_default();
-    let is_own = |name: &[u8]| {
-        let rest = match name.split_at_checked("__host-".len()) {
-            Some((prefix, rest)) if prefix.eq_ignore_ascii_case(b"__host-") => rest,
-            Some((prefix, rest)) if prefix.eq_ignore_ascii_case(b"__http-") => rest,
-            _ => name,
-        };
-        let is_session = rest.eq_ignore_ascii_case(b"doorward");
-        let attempt = rest.get(.."doorward-login-".len());
-        is_session || attempt.is_some_and(|start| start.eq_ignore_ascii_case(b"doorward-login-"))
-    };
-    // What is no sign of a name, such as quotes, blanks and controls, is cut off by some readers.
-    let trim = |name: &[u8]| -> Vec<u8> {
-        name.iter().copied().filter(u8::is_ascii_graphic).filter(|b| *b != b'"').collect()
-    };
     if !may_be_own(name) {
         return false;
     }
-    is_own(&trim(name)) || is_own(&trim(&percent_decode(name).collect::<Vec<u8>>()))
+    is_own_name(name.iter().copied()) || is_own_name(percent_decode(name))
+}
+
+/// What is no sign of a name, such as quotes, blanks and controls, is cut off by some readers.
+fn is_own_name(name: impl Iterator<Item = u8>) -> bool {
+    // One more than the longest start that tells anything.
+    let mut start = [0; "__host-doorward-login-".len() + 1];
+    let mut length = 0;
+    for (room, sign) in start.iter_mut().zip(name.filter(|b| b.is_ascii_graphic() && *b != b'"')) {
+        *room = sign;
+        length += 1;
+    }
+    let name = start.get(..length).unwrap_or_default();
+    let rest = match name.split_at_checked("__host-".len()) {
+        Some((prefix, rest)) if prefix.eq_ignore_ascii_case(b"__host-") => rest,
+        Some((prefix, rest)) if prefix.eq_ignore_ascii_case(b"__http-") => rest,
+        _ => name,
+    };
+    let is_session = rest.eq_ignore_ascii_case(b"doorward");
+    let attempt = rest.get(.."doorward-login-".len());
+    is_session || attempt.is_some_and(|start| start.eq_ignore_ascii_case(b"doorward-login-"))
 }
 
 /// A cheap first look: our names have at least eight signs.
 fn may_be_own(name: &[u8]) -> bool {
-    name.len() >= "doorward".len()
-        && (name.contains(&b'%') || name.windows(4).any(|part| part.eq_ignore_ascii_case(b"door")))
+    name.len() >= "doorward".len() && memchr::memchr3(b'%', b'w', b'W', name).is_some()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use actix_web::http::header::{HeaderName, HeaderValue};
+
+    static NAME: Name = Name { written: "x-auth-user", header: HeaderName::from_static("x-auth-user") };
 
     fn written(headers: &[(&str, &[u8])], change: impl Fn(&mut Onward<'_>)) -> String {
         let mut map = HeaderMap::new();
@@ -259,12 +285,12 @@ mod tests {
             );
         }
         let canonical = CanonicalRequest::read("GET", "/a?b").unwrap();
-        let identity = [("x-auth-user", "u")];
+        let identity = [(&NAME, "u")];
+        let origin = PublicOrigin::new("https", "app.example");
         let mut onward = Onward {
             canonical: &canonical,
             headers: &map,
-            scheme: "https",
-            authority: "app.example",
+            origin: &origin,
             client: None,
             request_id: "id",
             traceparent: None,

@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 use actix_web::body::{BodySize, MessageBody};
 use actix_web::dev::Payload;
 use actix_web::http::header::{
-    CONNECTION, CONTENT_LENGTH, HeaderMap, HeaderValue, TRANSFER_ENCODING, UPGRADE,
+    CONNECTION, CONTENT_LENGTH, HeaderMap, HeaderValue, SEC_WEBSOCKET_ACCEPT, TRANSFER_ENCODING, UPGRADE,
 };
 use aws_lc_rs::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
 use base64::Engine as _;
@@ -74,8 +74,7 @@ fn accept(key: &str) -> String {
 /// Whether an app's 101 answers this very handshake.
 #[must_use]
 pub fn is_agreed(answer: &Answer, accept: &str) -> bool {
-    let proofs: Vec<&[u8]> =
-        answer.headers.get_all("sec-websocket-accept").map(HeaderValue::as_bytes).collect();
+    let proofs: Vec<&[u8]> = answer.fields.all(&SEC_WEBSOCKET_ACCEPT).map(HeaderValue::as_bytes).collect();
     answer.upgrades_to_websocket && proofs == [accept.as_bytes()]
 }
 
@@ -120,7 +119,7 @@ pub struct Tunnel {
 
 /// How far the end is.
 enum At {
-    Open(Connection),
+    Open(Box<Connection>),
     /// All is said, and the server still holds some of it.
     Said,
     Over,
@@ -152,7 +151,7 @@ type Next = Poll<Option<Result<Bytes, Ended>>>;
 
 impl Tunnel {
     #[must_use]
-    pub fn new(connection: Connection, payload: Payload, curfew: Curfew, place: Place) -> Self {
+    pub fn new(connection: Box<Connection>, payload: Payload, curfew: Curfew, place: Place) -> Self {
         let (from_visitor, from_app) = (Meter::default(), Meter::default());
         Self { at: At::Open(connection), payload, curfew, from_visitor, from_app, _place: place }
     }

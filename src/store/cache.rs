@@ -6,11 +6,12 @@
 //! While the channel from the other processes is silent, no entry counts at all.
 
 use std::hash::{BuildHasher as _, Hash, Hasher, RandomState};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use quick_cache::sync::{Cache as Map, DefaultLifecycle};
 use quick_cache::{DefaultHashBuilder, OptionsBuilder, Weighter};
+use subtle::ConstantTimeEq as _;
 
 use super::{Note, Store};
 use crate::domain::{Fact, Principal};
@@ -19,8 +20,8 @@ use crate::domain::{Fact, Principal};
 const LIFE_MAX_MS: i64 = 300_000;
 /// Marks are shared by many: a mark that meets the wrong entry costs one read of a row, never a wrong answer.
 const MARKS: usize = 1 << 15;
-/// What an entry costs besides its own bytes: its key and place in the map (which grows by doubling), and three allocations' heads.
-const OVERHEAD: u64 = 160;
+/// What an entry costs besides its own bytes: its key and place in the map (which grows by doubling), its proof, and four allocations' heads.
+const OVERHEAD: u64 = 224;
 /// For sizing what the map remembers of entries that it let go.
 const ENTRY_GUESS: u64 = 512;
 
@@ -38,6 +39,7 @@ pub struct Known {
     /// Then the row must be asked: the session's overall limit, its tokens' renewal, or the entry's own age.
     until_ms: i64,
     active_at_ms: AtomicI64,
+    proof: OnceLock<Box<[u8]>>,
 }
 
 /// What limits a session in time.
@@ -56,6 +58,17 @@ impl Known {
         self.read_at_ms <= now_ms
             && now_ms < self.until_ms
             && now_ms < self.active_at_ms.load(Ordering::Relaxed).saturating_add(idle_ms)
+    }
+
+    /// Whether this very proof was accepted before.
+    #[must_use]
+    pub fn is_proven_by(&self, proof: &[u8]) -> bool {
+        self.proof.get().is_some_and(|accepted| accepted.ct_eq(proof).into())
+    }
+
+    /// Notes a proof that was accepted; the first one stays.
+    pub fn prove(&self, proof: &[u8]) {
+        self.proof.get_or_init(|| proof.into());
     }
 
     /// Moves the last activity on; `true` for one caller in each `step_ms`, who tells the row.
@@ -237,6 +250,7 @@ impl Known {
             read_at_ms: limits.now_ms,
             until_ms: limits.until_ms.min(limits.now_ms.saturating_add(LIFE_MAX_MS)),
             active_at_ms: AtomicI64::new(limits.last_active_at_ms),
+            proof: OnceLock::new(),
         }
     }
 }

@@ -33,6 +33,10 @@ impl Name {
         Self(Sha256::digest(format!("{provider}\0{issuer}\0{kind}\0{value}").as_bytes()).to_vec())
     }
 
+    pub(super) fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
     /// The lock's number. Two names that share one wait for each other, which harms nobody.
     fn lock(&self) -> i64 {
         self.0.first_chunk().map_or(0, |bytes| i64::from_be_bytes(*bytes))

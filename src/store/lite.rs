@@ -6,7 +6,6 @@
 //! Owns: who has which connection, in the order they asked; the transaction's beginning and end.
 //! Never does: know a statement of ours.
 
-use std::fmt::Write as _;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -131,15 +130,24 @@ struct Ahead {
 impl Ahead {
     /// Everything as one text; parameters are numbered through.
     fn followed_by(&self, text: &str) -> String {
-        let mut joined = format!("{}; ", self.text);
+        let shift = self.arguments.len();
+        let mut joined = String::with_capacity(self.text.len() + text.len() + 64);
+        for part in [&self.text, "; "] {
+            joined.push_str(part);
+        }
+        if shift == 0 {
+            joined.push_str(text);
+            return joined;
+        }
         let mut parts = text.split('$');
         joined.push_str(parts.next().unwrap_or_default());
         for part in parts {
             let digits = part.bytes().take_while(u8::is_ascii_digit).count();
             let (number, rest) = part.split_at(digits);
-            let number = number.parse::<usize>().unwrap_or_default() + self.arguments.len();
-            // Writing to a String cannot fail.
-            let _ = write!(joined, "${number}{rest}");
+            let number = number.parse::<usize>().unwrap_or_default() + shift;
+            joined.push('$');
+            joined.push_str(itoa::Buffer::new().format(number));
+            joined.push_str(rest);
         }
         joined
     }

@@ -2,15 +2,19 @@
 //! direction (security.md LG-03). Whoever writes the value need not think of it; it happens here, once, for
 //! both formats.
 
+use std::cell::RefCell;
 use std::fmt::{self, Debug, Write as _};
+use std::time::{SystemTime, UNIX_EPOCH};
 
+use time::OffsetDateTime;
+use time::macros::format_description;
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Subscriber};
-use tracing_subscriber::field::RecordFields;
 use tracing_subscriber::fmt::format::{Json, Writer};
-use tracing_subscriber::fmt::time::{FormatTime as _, SystemTime};
-use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, FormattedFields};
+use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
+
+use super::{fields, request};
 
 /// The crate's JSON, with every unsafe character as `\uXXXX`. Unsafe characters stand only inside JSON
 /// strings, so replacing them in the finished line changes no value.
@@ -29,15 +33,34 @@ where
     ) -> fmt::Result {
         let mut line = String::new();
         self.0.format_event(ctx, Writer::new(&mut line), event)?;
-        escape(&mut out, line.trim_end_matches('\n'), |out, c| {
-            let mut units = [0; 2];
-            c.encode_utf16(&mut units).iter().try_for_each(|unit| write!(out, "\\u{unit:04x}"))
-        })?;
+        let line = line.trim_end_matches('\n');
+        let told = request::current(|request| {
+            serde_json::json!([{
+                "name": "request",
+                fields::REQUEST_ID: &*request.id,
+                fields::METHOD: request.method,
+                fields::PATH_CLASS: request.path_class,
+            }])
+        });
+        match (line.strip_suffix('}'), told) {
+            (Some(open), Some(told)) => {
+                escape_json(&mut out, open)?;
+                escape_json(&mut out, &format!(",\"spans\":{told}}}"))?;
+            }
+            _ => escape_json(&mut out, line)?,
+        }
         out.write_char('\n')
     }
 }
 
-/// For people: `time LEVEL target: message key=value … | span key=value …`, coloured on a terminal.
+fn escape_json(out: &mut impl fmt::Write, line: &str) -> fmt::Result {
+    escape(out, line, |out, c| {
+        let mut units = [0; 2];
+        c.encode_utf16(&mut units).iter().try_for_each(|unit| write!(out, "\\u{unit:04x}"))
+    })
+}
+
+/// For people: `time LEVEL target: message key=value … | request key=value …`, coloured on a terminal.
 pub struct PrettyLine;
 
 impl<S, N> FormatEvent<S, N> for PrettyLine
@@ -45,60 +68,91 @@ where
     S: Subscriber + for<'a> LookupSpan<'a>,
     N: for<'a> FormatFields<'a> + 'static,
 {
-    fn format_event(
-        &self,
-        ctx: &FmtContext<'_, S, N>,
-        mut out: Writer<'_>,
-        event: &Event<'_>,
-    ) -> fmt::Result {
+    fn format_event(&self, _: &FmtContext<'_, S, N>, mut out: Writer<'_>, event: &Event<'_>) -> fmt::Result {
         let colours = out.has_ansi_escapes();
         let (dim, plain) = if colours { ("\x1b[2m", "\x1b[0m") } else { ("", "") };
-        out.write_str(dim)?;
-        SystemTime.format_time(&mut out)?;
-        out.write_str(plain)?;
-        let level = *event.metadata().level();
-        let bright = if colours { colour(level) } else { "" };
-        write!(out, " {bright}{level:>5}{plain} ")?;
-
+        let (level, bright) = level(*event.metadata().level());
+        let bright = if colours { bright } else { "" };
         let mut fields = Fields::default();
         event.record(&mut fields);
         let target = fields.log_target.as_deref().unwrap_or_else(|| event.metadata().target());
-        write!(out, "{dim}{}{plain}: ", Text(target))?;
-        let gap = if fields.message.is_empty() || fields.pairs.is_empty() { "" } else { " " };
-        write!(out, "{}{gap}{}", fields.message, fields.pairs)?;
 
-        for span in ctx.event_scope().into_iter().flatten() {
-            write!(out, " {dim}|{plain} {}", span.name())?;
-            if let Some(fields) = span.extensions().get::<FormattedFields<N>>()
-                && !fields.is_empty()
-            {
-                write!(out, " {dim}{}{plain}", fields.fields)?;
+        out.write_str(dim)?;
+        write_time(&mut out)?;
+        for part in [plain, " ", bright, level, plain, " ", dim] {
+            out.write_str(part)?;
+        }
+        escape_text(&mut out, target)?;
+        out.write_str(plain)?;
+        out.write_str(": ")?;
+        let gap = if fields.message.is_empty() || fields.pairs.is_empty() { "" } else { " " };
+        for part in [&fields.message, gap, &fields.pairs] {
+            out.write_str(part)?;
+        }
+        if let Some(told) = request::current(pairs_of) {
+            for part in [" ", dim, "|", plain, " request ", dim, &told, plain] {
+                out.write_str(part)?;
             }
         }
         out.write_char('\n')
     }
 }
 
-/// The fields of a span in the pretty format.
-pub struct PrettyFields;
-
-impl<'w> FormatFields<'w> for PrettyFields {
-    fn format_fields<R: RecordFields>(&self, mut out: Writer<'w>, fields: R) -> fmt::Result {
-        let mut visitor = Fields::default();
-        fields.record(&mut visitor);
-        out.write_str(&visitor.pairs)
+/// What a line says of its request.
+fn pairs_of(request: &request::Request) -> String {
+    let mut pairs = String::with_capacity(PAIRS);
+    for (name, value) in [
+        (fields::REQUEST_ID, &*request.id),
+        (fields::METHOD, request.method),
+        (fields::PATH_CLASS, request.path_class),
+    ] {
+        put(&mut pairs, name, |out| out.push_str(value));
     }
+    pairs
 }
 
-fn colour(level: Level) -> &'static str {
+/// RFC 3339 in UTC, with microseconds. Everything but those is spelled once a second.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a line is written when it is written, whatever time a test has set"
+)]
+fn write_time(out: &mut impl fmt::Write) -> fmt::Result {
+    thread_local! {
+        static SECOND: RefCell<(u64, String)> = const { RefCell::new((0, String::new())) };
+    }
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    SECOND.with_borrow_mut(|(second, spelled)| {
+        if *second != now.as_secs() || spelled.is_empty() {
+            let shape = format_description!("[year]-[month]-[day]T[hour]:[minute]:[second]");
+            let at =
+                i64::try_from(now.as_secs()).ok().and_then(|s| OffsetDateTime::from_unix_timestamp(s).ok());
+            *spelled = at.and_then(|at| at.format(shape).ok()).unwrap_or_default();
+            *second = now.as_secs();
+        }
+        out.write_str(spelled)
+    })?;
+    // A million more, so that there are always seven digits, of which the first is cut off.
+    let mut digits = itoa::Buffer::new();
+    let micros = digits.format(now.subsec_micros() + 1_000_000);
+    for part in [".", micros.get(1..).unwrap_or_default(), "Z"] {
+        out.write_str(part)?;
+    }
+    Ok(())
+}
+
+/// A level's name, five signs wide, and its colour.
+fn level(level: Level) -> (&'static str, &'static str) {
     match level {
-        Level::ERROR => "\x1b[31m",
-        Level::WARN => "\x1b[33m",
-        Level::INFO => "\x1b[32m",
-        Level::DEBUG => "\x1b[34m",
-        Level::TRACE => "\x1b[35m",
+        Level::ERROR => ("ERROR", "\x1b[31m"),
+        Level::WARN => (" WARN", "\x1b[33m"),
+        Level::INFO => (" INFO", "\x1b[32m"),
+        Level::DEBUG => ("DEBUG", "\x1b[34m"),
+        Level::TRACE => ("TRACE", "\x1b[35m"),
     }
 }
+
+/// Room for what an ordinary line says.
+const PAIRS: usize = 96;
 
 /// Fields, already safe to print.
 #[derive(Default)]
@@ -110,61 +164,86 @@ struct Fields {
 }
 
 impl Fields {
-    fn take(&mut self, name: &str, value: &str) -> fmt::Result {
+    fn take(&mut self, name: &str, write: impl FnOnce(&mut String)) {
         match name {
-            "message" => write!(self.message, "{}", Text(value)),
-            "log.target" => {
-                self.log_target = Some(value.to_owned());
-                Ok(())
+            "message" => {
+                self.message.reserve(PAIRS / 2);
+                write(&mut self.message);
+                if !self.message.bytes().all(is_plain) {
+                    let raw = std::mem::take(&mut self.message);
+                    // Writing to a `String` does not fail.
+                    let _ = escape_text(&mut self.message, &raw);
+                }
             }
+            "log.target" => write(self.log_target.insert(String::new())),
             // Words for the trace collector, and the source lines of the `log` crate.
-            _ if name.starts_with("otel.") || name.starts_with("log.") => Ok(()),
+            _ if name.starts_with("otel.") || name.starts_with("log.") => {}
             _ => {
-                let gap = if self.pairs.is_empty() { "" } else { " " };
-                write!(self.pairs, "{gap}{name}={}", Value(value))
+                self.pairs.reserve(PAIRS);
+                put(&mut self.pairs, name, write);
             }
         }
+    }
+}
+
+/// Adds `name=value`, the value quoted unless it is one plain word, so that no value can pretend to be another field.
+fn put(pairs: &mut String, name: &str, write: impl FnOnce(&mut String)) {
+    if !pairs.is_empty() {
+        pairs.push(' ');
+    }
+    pairs.push_str(name);
+    pairs.push('=');
+    let at = pairs.len();
+    write(pairs);
+    let value = pairs.get(at..).unwrap_or_default();
+    let is_word = |b: u8| is_plain(b) && !matches!(b, b' ' | b'"' | b'\\' | b'=' | b'|');
+    if value.is_empty() || !value.bytes().all(is_word) {
+        let value = pairs.split_off(at);
+        let _ = quote(pairs, &value);
     }
 }
 
 impl Visit for Fields {
     fn record_str(&mut self, field: &Field, value: &str) {
-        // Writing to a `String` does not fail.
-        let _ = self.take(field.name(), value);
+        self.take(field.name(), |out| out.push_str(value));
+    }
+
+    fn record_u64(&mut self, field: &Field, value: u64) {
+        self.take(field.name(), |out| out.push_str(itoa::Buffer::new().format(value)));
     }
 
     fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
-        let _ = self.take(field.name(), &format!("{value:?}"));
+        self.take(field.name(), |out| {
+            let _ = write!(out, "{value:?}");
+        });
     }
 }
 
-/// Text with its unsafe characters visible.
-struct Text<'a>(&'a str);
-
-impl fmt::Display for Text<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        escape(f, self.0, |out, c| write!(out, "{}", c.escape_default()))
-    }
+/// A printable sign of ASCII: nothing about it is unsafe.
+fn is_plain(b: u8) -> bool {
+    matches!(b, b' '..=b'~')
 }
 
-/// A field's value; quoted unless it is one plain word, so that no value can pretend to be another field.
-struct Value<'a>(&'a str);
+fn escape_text(out: &mut impl fmt::Write, text: &str) -> fmt::Result {
+    escape(out, text, |out, c| write!(out, "{}", c.escape_default()))
+}
 
-impl fmt::Display for Value<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let word = |c: char| !c.is_whitespace() && !is_unsafe(c) && !matches!(c, '"' | '\\' | '=' | '|');
-        if !self.0.is_empty() && self.0.chars().all(word) {
-            return f.write_str(self.0);
-        }
-        f.write_char('"')?;
-        for part in self.0.split_inclusive(['"', '\\']) {
-            match part.strip_suffix(['"', '\\']) {
-                Some(before) => write!(f, "{}\\{}", Text(before), &part[before.len()..])?,
-                None => write!(f, "{}", Text(part))?,
-            }
-        }
-        f.write_char('"')
+fn quote(out: &mut String, value: &str) -> fmt::Result {
+    let word = |c: char| !c.is_whitespace() && !is_unsafe(c) && !matches!(c, '"' | '\\' | '=' | '|');
+    if !value.is_empty() && value.chars().all(word) {
+        return out.write_str(value);
     }
+    out.push('"');
+    for part in value.split_inclusive(['"', '\\']) {
+        let before = part.strip_suffix(['"', '\\']).unwrap_or(part);
+        escape_text(out, before)?;
+        if let Some(sign) = part.strip_prefix(before).filter(|sign| !sign.is_empty()) {
+            out.push('\\');
+            out.push_str(sign);
+        }
+    }
+    out.push('"');
+    Ok(())
 }
 
 fn escape<W: fmt::Write>(
@@ -172,6 +251,9 @@ fn escape<W: fmt::Write>(
     text: &str,
     escaped: impl Fn(&mut W, char) -> fmt::Result,
 ) -> fmt::Result {
+    if text.bytes().all(is_plain) {
+        return out.write_str(text);
+    }
     let mut rest = text;
     while let Some((at, c)) = rest.char_indices().find(|(_, c)| is_unsafe(*c)) {
         let (before, after) = rest.split_at(at);

@@ -9,14 +9,14 @@ use std::time::Duration;
 use opentelemetry_sdk::trace::SdkTracerProvider;
 use tracing::level_filters::LevelFilter;
 use tracing::{Dispatch, Subscriber};
-use tracing_subscriber::filter::{FilterExt as _, Targets};
+use tracing_subscriber::filter::{FilterExt as _, Targets, filter_fn};
 use tracing_subscriber::fmt::format::JsonFields;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, Layer, Registry, fmt};
 
-use super::line::{JsonLine, PrettyFields, PrettyLine};
+use super::line::{JsonLine, PrettyLine};
 use super::queue::{self, Queue, QueueGuard};
 use super::traces::{self, Otlp};
 
@@ -130,7 +130,13 @@ pub(super) fn assemble(
         .map_err(|error| format!("the log's thread cannot be started: {error}"))?;
     let lost = LostLines { queue: writer.clone(), refused };
 
-    let lines = lines(form, writer).with_filter(asked.and(allowed));
+    // A line names its request by itself (`request.rs`): spans are for traces.
+    #[expect(
+        clippy::redundant_closure_for_method_calls,
+        reason = "the method is for one lifetime, the filter for all"
+    )]
+    let events = filter_fn(|told| told.is_event());
+    let lines = lines(form, writer).with_filter(asked.and(allowed).and(events));
     let mut layers: Vec<Box<dyn Layer<Registry> + Send + Sync>> = vec![lines.boxed()];
     if let Some(provider) = &traces {
         layers.push(traces::layer(provider));
@@ -146,9 +152,9 @@ where
     // The layer would report its own failures to stderr, past the bounded buffer.
     let layer = fmt::layer().with_writer(writer).with_ansi(form.colours).log_internal_errors(false);
     match form.format {
-        Format::Pretty => layer.fmt_fields(PrettyFields).event_format(PrettyLine).boxed(),
+        Format::Pretty => layer.event_format(PrettyLine).boxed(),
         Format::Json => {
-            let json = fmt::format().json().with_current_span(false).with_span_list(true);
+            let json = fmt::format().json().with_current_span(false).with_span_list(false);
             layer.with_ansi(false).fmt_fields(JsonFields::new()).event_format(JsonLine(json)).boxed()
         }
     }

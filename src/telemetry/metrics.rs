@@ -1,6 +1,8 @@
 //! The metrics: names by the Prometheus conventions (`doorward_`, base units, unit last), labels from closed
 //! sets.
 
+mod at_hand;
+
 use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::fmt;
@@ -17,6 +19,7 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::metrics::{MetricType, TypedMetric};
 use prometheus_client::registry::{Registry, Unit};
 
+use self::at_hand::AtHand;
 use super::logs::LostLines;
 use super::{OTHER, method_class};
 
@@ -48,7 +51,7 @@ impl<const N: usize, M> Series<N, M>
 where
     M: EncodeMetric + TypedMetric + fmt::Debug + Send + Sync + 'static,
 {
-    fn with(&self, labels: Labels<N>, act: impl FnOnce(&M)) {
+    fn with<T>(&self, labels: Labels<N>, act: impl FnOnce(&M) -> T) -> T {
         if let Some(metric) = self.family.get(&labels) {
             return act(&metric);
         }
@@ -59,7 +62,7 @@ where
         } else {
             labels.map(|(name, _)| (name, Cow::Borrowed(OTHER)))
         };
-        act(&self.family.get_or_create(&labels));
+        act(&self.family.get_or_create(&labels))
     }
 }
 
@@ -110,6 +113,7 @@ struct Inner {
     audit_dropped: Counter,
     http_requests: Series<3, Counter>,
     http_seconds: Series<2, Histogram>,
+    http_at_hand: AtHand,
     provider_calls: Series<3, Counter>,
     provider_seconds: Series<2, Histogram>,
     decrypt_failures: Series<1, Counter>,
@@ -195,6 +199,7 @@ impl Metrics {
                 "Time to the answer's head",
                 http_histogram,
             ),
+            http_at_hand: AtHand::default(),
             provider_calls: counters(r, "provider_calls", "Calls to a provider, by operation and outcome"),
             provider_seconds: series(
                 r,
@@ -300,10 +305,8 @@ impl Metrics {
 
     /// One answered request. `seconds` runs to the answer's head: a stream may stay open for hours.
     pub fn http(&self, route_class: &'static str, method: &'static str, status: u16, seconds: f64) {
-        let route = ("route", Cow::Borrowed(route_class));
-        let method = ("method", Cow::Borrowed(method_class(method)));
-        self.0.http_requests.count([route.clone(), method.clone(), ("status", status_class(status))], 1);
-        self.0.http_seconds.observe([route, method], seconds);
+        let method = method_class(method);
+        self.0.http_at_hand.count(&self.0, (route_class, method, status), seconds);
     }
 
     /// One call to a provider; `operation` is `discovery`, `jwks`, `token`, `userinfo`, `par`, `revoke` …

@@ -3,7 +3,6 @@
 //! The thread sleeps on a condition variable, and lets a few lines come together before it writes them at once. A channel that first spins
 //! and yields, or a thread woken for each line, would take the processor from the very requests that the lines tell of.
 
-use std::collections::VecDeque;
 use std::io::{self, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -14,8 +13,8 @@ use tracing_subscriber::fmt::MakeWriter;
 /// The longest that the last lines may hold up the end of the process.
 const FLUSH: Duration = Duration::from_millis(1_100);
 
-/// Lines beyond this many bytes wait in the queue, whose length is bounded.
-const BATCH_MAX: usize = 64 * 1024;
+/// Room that is kept for the next lines; what a burst took beyond it is given back.
+const KEPT: usize = 64 * 1024;
 
 /// How long the first line of a batch waits for others: less than anybody reading along would notice.
 const GATHER: Duration = Duration::from_millis(5);
@@ -37,7 +36,9 @@ struct Shared {
 
 #[derive(Debug, Default)]
 struct State {
-    lines: VecDeque<Vec<u8>>,
+    /// Whole lines, one after the other.
+    waiting: Vec<u8>,
+    lines: usize,
     is_asleep: bool,
     is_closing: bool,
     is_done: bool,
@@ -78,18 +79,16 @@ impl Shared {
 
     fn write_to(&self, mut sink: impl Write) {
         let mut state = self.lock();
-        let mut batch = Vec::new();
+        let mut batch: Vec<u8> = Vec::new();
         loop {
-            if !state.lines.is_empty() {
-                batch.clear();
-                while batch.len() < BATCH_MAX
-                    && let Some(line) = state.lines.pop_front()
-                {
-                    batch.extend(line);
-                }
+            if state.lines > 0 {
+                std::mem::swap(&mut batch, &mut state.waiting);
+                state.lines = 0;
                 drop(state);
                 // The sink counts what it refuses.
                 let _ = sink.write_all(&batch);
+                batch.clear();
+                batch.shrink_to(KEPT);
                 state = self.lock();
             } else if state.is_closing {
                 break;
@@ -111,11 +110,12 @@ impl Shared {
 impl Write for Queue {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         let mut state = self.0.lock();
-        if state.is_closing || state.lines.len() >= self.0.lines_max {
+        if state.is_closing || state.lines >= self.0.lines_max {
             self.0.dropped.fetch_add(1, Ordering::Relaxed);
             return Ok(line.len());
         }
-        state.lines.push_back(line.to_vec());
+        state.waiting.extend_from_slice(line);
+        state.lines += 1;
         // Once for a sleeper: it takes everything that came meanwhile.
         let wake = std::mem::take(&mut state.is_asleep);
         drop(state);

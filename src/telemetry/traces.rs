@@ -108,10 +108,10 @@ fn client() -> Result<reqwest::blocking::Client, String> {
 
 /// The trace that a request belongs to, from its `traceparent` and `tracestate`; an empty context when there
 /// is none or it cannot be read. `headers` finds a header by its lower-case name.
-pub fn parent_from(headers: impl Fn(&str) -> Option<String>) -> Context {
+pub fn parent_from<'h>(headers: impl Fn(&str) -> Option<&'h str>) -> Context {
     let found: HashMap<String, String> = ["traceparent", "tracestate"]
         .into_iter()
-        .filter_map(|name| Some((name.to_owned(), headers(name)?)))
+        .filter_map(|name| Some((name.to_owned(), headers(name)?.to_owned())))
         .filter(|(_, value)| value.len() <= HEADER_MAX)
         .collect();
     TraceContextPropagator::new().extract_with_context(&Context::new(), &found)
@@ -128,7 +128,11 @@ pub(super) fn adopt(span: &Span, parent: &Context) {
 /// The `traceparent` for a call made now, from the span we are in; `None` where traces are off.
 #[must_use]
 pub fn current_traceparent() -> Option<String> {
-    let context = Span::current().context();
+    let current = Span::current();
+    if current.is_disabled() {
+        return None;
+    }
+    let context = current.context();
     let span = context.span();
     let span = span.span_context();
     let ids = || format!("00-{}-{}-{:02x}", span.trace_id(), span.span_id(), span.trace_flags().to_u8());

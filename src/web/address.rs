@@ -31,6 +31,23 @@ pub fn of_client(peer: Option<IpAddr>, headers: &HeaderMap, trusted: &[IpNet]) -
     Some(client)
 }
 
+/// As `Display` spells it; that takes twenty times as long for what nearly every request carries on.
+pub fn spelled(ip: &IpAddr) -> String {
+    let IpAddr::V4(v4) = ip else { return ip.to_string() };
+    let mut text = String::with_capacity(15);
+    for (at, octet) in v4.octets().into_iter().enumerate() {
+        if at > 0 {
+            text.push('.');
+        }
+        for (least, digit) in [(100, octet / 100), (10, octet / 10 % 10), (0, octet % 10)] {
+            if octet >= least {
+                text.push(char::from(b'0' + digit));
+            }
+        }
+    }
+    text
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -42,6 +59,15 @@ mod tests {
             headers.append(HeaderName::from_static("x-forwarded-for"), HeaderValue::from_static(value));
         }
         of_client(peer.parse().ok(), &headers, &["10.0.0.0/8".parse().unwrap()]).unwrap().to_string()
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn every_address_is_spelled_as_the_library_spells_it(v4: [u8; 4], v6: [u8; 16]) {
+            for ip in [IpAddr::from(v4), IpAddr::from(v6)] {
+                proptest::prop_assert_eq!(spelled(&ip), ip.to_string());
+            }
+        }
     }
 
     #[test]

@@ -110,17 +110,17 @@ impl Caller {
 ///
 /// # Errors
 /// What a caller is told whose token does not count, or who cannot be known now.
-pub async fn caller(request: &HttpRequest, door: &Door, route: &Route) -> Result<Caller, Problem> {
+pub async fn caller(request: &HttpRequest, door: &Door, route: &Route) -> Result<Caller, Box<Problem>> {
     match by_token(request, door).await {
         Ok(Some(bearer)) => {
             let principal = Principal::of(&bearer.guest.user, &bearer.guest.session);
-            Ok(Caller::Bearer(Box::new(bearer), Box::new(principal)))
+            Ok(Caller::Bearer(bearer, Box::new(principal)))
         }
         Err(_) if route.policy.public => Ok(Caller::Nobody),
         Err(refused) => Err(refused),
         Ok(None) => match behind::known(request, door, route).await {
             Ok(known) => Ok(known.map_or(Caller::Nobody, Caller::Guest)),
-            Err(refused) => Err(refused.problem()),
+            Err(refused) => Err(Box::new(refused.problem())),
         },
     }
 }
@@ -129,25 +129,27 @@ pub async fn caller(request: &HttpRequest, door: &Door, route: &Route) -> Result
 ///
 /// # Errors
 /// What is said of a token that does not count (RFC 6750 3.1).
-pub async fn by_token(request: &HttpRequest, door: &Door) -> Result<Option<Bearer>, Problem> {
+pub async fn by_token(request: &HttpRequest, door: &Door) -> Result<Option<Box<Bearer>>, Box<Problem>> {
     if !request.headers().contains_key(AUTHORIZATION) || !bearer::is_on(&door.app.setup()) {
         return Ok(None);
     }
-    let refused = |error| match error {
-        Error::NotAllowed => forbidden(),
-        error => Refused(error).problem(),
+    let refused = |error| {
+        Box::new(match error {
+            Error::NotAllowed => forbidden(),
+            error => Refused(error).problem(),
+        })
     };
     match brought(request.headers()) {
         Brought::Nothing => Ok(None),
         Brought::One(token) => {
             let token = SecretString::from(token);
             let identified = Box::pin(bearer::identify(&door.app, &token, &visitor(request))).await;
-            identified.map(Some).map_err(refused)
+            identified.map(|bearer| Some(Box::new(bearer))).map_err(refused)
         }
         Brought::Malformed => Err(refused(Error::InvalidToken("token_malformed"))),
         Brought::Doubled => {
             let problem = Problem::of(&Error::InvalidRequest("Authorization appears twice."));
-            Err(problem.challenged("error=\"invalid_request\"".to_owned()))
+            Err(Box::new(problem.challenged("error=\"invalid_request\"".to_owned())))
         }
     }
 }

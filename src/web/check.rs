@@ -139,7 +139,7 @@ async fn judge(
 ) -> Result<HttpResponse, No> {
     let Question { asked, method } = *question;
     let headers = request.headers();
-    let caller = bearer::caller(request, door, route).await.map_err(No::Refused)?;
+    let caller = bearer::caller(request, door, route).await.map_err(|problem| No::Refused(*problem))?;
     let who = caller.who();
     let sign_in = || {
         // Programs follow no login page.
@@ -259,12 +259,12 @@ fn is_socket(headers: &HeaderMap) -> bool {
         || headers.get("sec-fetch-mode").is_some_and(|mode| mode == "websocket")
 }
 
-fn yes<'a>(fields: impl Iterator<Item = (&'static str, Cow<'a, str>)>) -> Result<HttpResponse, Refused> {
+fn yes<'a>(fields: impl Iterator<Item = (HeaderName, Cow<'a, str>)>) -> Result<HttpResponse, Refused> {
     let mut response = HttpResponse::new(StatusCode::OK);
     for (name, value) in fields {
-        let unspeakable = || Refused(Error::Internal(format!("{name} cannot be put into a header")));
-        let value = HeaderValue::from_str(&value).map_err(|_| unspeakable())?;
-        response.headers_mut().insert(HeaderName::try_from(name).map_err(|_| unspeakable())?, value);
+        let unspeakable = |_| Refused(Error::Internal(format!("{name} cannot be put into a header")));
+        let value = HeaderValue::from_str(&value).map_err(unspeakable)?;
+        response.headers_mut().insert(name, value);
     }
     response.extensions_mut().insert(Yes);
     Ok(response)

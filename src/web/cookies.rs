@@ -18,6 +18,8 @@ const TAG_LENGTH: usize = 8;
 
 /// An HMAC-SHA256 in padded base64, which stands before the value that it signs.
 const MAC_LENGTH: usize = 44;
+/// Both together.
+const SIGNED_LENGTH: usize = MAC_LENGTH + SessionKey::LENGTH;
 
 /// What the session cookie is signed with.
 #[derive(Clone)]
@@ -175,14 +177,22 @@ impl Cookies {
 /// The session key in a signed cookie value, read as actix-session writes it, without its middleware: this happens at each request.
 #[must_use]
 pub fn verify(value: &str, mac: &SessionMac) -> Option<SessionKey> {
-    let plain = percent_decode_str(value.trim()).decode_utf8().ok()?;
+    let mut plain = [0; SIGNED_LENGTH];
+    let mut decoded = percent_decode_str(value.trim());
+    for (room, byte) in plain.iter_mut().zip(&mut decoded) {
+        *room = byte;
+    }
+    // What is shorter ends in zeros, which no key holds.
+    if decoded.next().is_some() {
+        return None;
+    }
     let (tag, key) = plain.split_at_checked(MAC_LENGTH)?;
     let mut bytes = [0; 33];
     let length = STANDARD.decode_slice(tag, &mut bytes).ok()?;
-    if !mac.ready.is_of(bytes.get(..length)?, key.as_bytes()) {
+    if !mac.ready.is_of(bytes.get(..length)?, key) {
         return None;
     }
-    SessionKey::parse(key)
+    SessionKey::parse(std::str::from_utf8(key).ok()?)
 }
 
 /// What a request says of its session.
@@ -197,15 +207,32 @@ fn is_tag(text: &str) -> bool {
     text.len() == TAG_LENGTH && text.bytes().all(|b| b.is_ascii_alphanumeric())
 }
 
+/// What stands between semicolons.
+fn pieces(value: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let mut rest = Some(value);
+    std::iter::from_fn(move || {
+        let all = rest?;
+        let (piece, behind) = match memchr::memchr(b';', all) {
+            Some(at) => (all.get(..at)?, all.get(at + 1..)),
+            None => (all, None),
+        };
+        rest = behind;
+        Some(piece)
+    })
+}
+
 /// Name and value of each cookie. Whatever is no pair of ASCII is skipped by itself: a neighbour's odd cookie hides none of ours.
 fn pairs(headers: &HeaderMap) -> impl Iterator<Item = (&str, &str)> {
-    let pieces = headers.get_all(COOKIE).flat_map(|value| value.as_bytes().split(|byte| *byte == b';'));
-    pieces.filter_map(|piece| std::str::from_utf8(piece).ok().filter(|text| text.is_ascii())).filter_map(
-        |pair| {
-            let (name, value) = pair.trim_matches([' ', '\t']).split_once('=')?;
-            Some((name.trim_end(), value))
-        },
-    )
+    headers
+        .get_all(COOKIE)
+        .flat_map(|value| pieces(value.as_bytes()))
+        .filter(|piece| piece.is_ascii())
+        .filter_map(|piece| {
+            let pair = piece.trim_ascii();
+            let (name, value) = pair.split_at_checked(memchr::memchr(b'=', pair)?)?;
+            let text = |bytes| std::str::from_utf8(bytes).ok();
+            Some((text(name.trim_ascii_end())?, text(value.get(1..)?)?))
+        })
 }
 
 #[cfg(test)]

@@ -29,6 +29,7 @@ mod password;
 pub mod problem;
 mod refresh;
 mod register;
+mod request_id;
 mod session;
 mod through;
 mod unread;
@@ -39,16 +40,19 @@ mod wire;
 use std::sync::Arc;
 
 use actix_web::guard::{Any, Get, Head};
-use actix_web::http::header::{ALLOW, HeaderValue};
+use actix_web::http::header::{ALLOW, HeaderValue, USER_AGENT};
 use actix_web::middleware::from_fn;
 use actix_web::{HttpMessage as _, HttpRequest, HttpResponse, Resource, Route, web};
 
 use self::cookies::{Cookies, SessionMac};
+use self::outer::Arrival;
 use self::problem::{Problem, Refused};
+use self::request_id::RequestIds;
 use crate::app::App;
 use crate::dev_idp::DevIdp;
 use crate::error::Error;
 use crate::flows::Visitor;
+use crate::proxy::headers::PublicOrigin;
 use crate::proxy::upgrade::Sockets;
 use crate::proxy::upstream::Pool;
 
@@ -65,12 +69,15 @@ pub struct Door {
     /// Host and, where it is not the scheme's own, port of the public origin.
     authority: String,
     authority_with_port: String,
+    /// As apps are told of it.
+    public_origin: PublicOrigin,
     origin: String,
     is_loopback: bool,
     has_dev_idp: bool,
     asset_version: String,
     /// WebSockets that are open, on all workers.
     sockets: Sockets,
+    request_ids: RequestIds,
 }
 
 impl Door {
@@ -80,22 +87,24 @@ impl Door {
         let origin = server.public_url.origin().ascii_serialization();
         let host = server.public_url.host_str().unwrap_or_default();
         let port = server.public_url.port_or_known_default().unwrap_or_default();
+        let authority =
+            origin.split_once("://").map_or_else(String::new, |(_, authority)| authority.to_owned());
         Self {
+            public_origin: PublicOrigin::new(server.public_url.scheme(), &authority),
             cookies: Cookies::new(
                 server.public_url.scheme() == "https",
                 setup.config.limits.login_attempt_ms,
             ),
             mac: SessionMac::new(mac),
             auth_prefix: server.auth_prefix.clone(),
-            authority: origin
-                .split_once("://")
-                .map_or_else(String::new, |(_, authority)| authority.to_owned()),
+            authority,
             authority_with_port: format!("{host}:{port}"),
             origin,
             is_loopback: crate::domain::address::is_loopback_host(host),
             has_dev_idp,
             asset_version: views::asset_version(),
             sockets: Sockets::default(),
+            request_ids: RequestIds::default(),
             app,
         }
     }
@@ -125,7 +134,6 @@ impl Door {
             .providers()
             .iter()
             .flat_map(|provider| provider.form_targets())
-            .map(|origin| origin.ascii_serialization())
             .chain(setup.config.cors.origins.iter().cloned())
             .collect();
         forms.sort_unstable();
@@ -142,7 +150,15 @@ const WELL_KNOWN: &str = "/.well-known/doorward";
 
 /// Who asks, as the outer layer saw them.
 fn visitor(request: &HttpRequest) -> Visitor {
-    request.extensions().get::<Visitor>().cloned().unwrap_or_default()
+    let Some(Arrival { client, request_id }) = request.extensions().get().cloned() else {
+        return Visitor::default();
+    };
+    let user_agent = request.headers().get(USER_AGENT).and_then(|value| value.to_str().ok());
+    Visitor {
+        address: client.as_ref().map(address::spelled),
+        user_agent: user_agent.map(str::to_owned),
+        request_id: request_id.to_string(),
+    }
 }
 
 /// Every route of the public listener.
@@ -199,11 +215,12 @@ pub fn routes(cfg: &mut web::ServiceConfig, door: &Door, dev_idp: Option<&DevIdp
         .route(web::post().to(password::program));
     // What anybody may keep, and what a provider says, needs no session, and must never carry a cookie.
     let own = web::scope(&door.auth_prefix)
+        // The first of all: each request that another proxy lets through comes by here.
+        .service(at("/check", "GET, HEAD").route(read().to(check::answer)))
         .service(at("/backchannel-logout/{provider}", "POST").route(web::post().to(backchannel::logout)))
         .service(at("/frontchannel-logout/{provider}", "GET, HEAD").route(read().to(backchannel::frame)))
         .service(at("/static/{name}", "GET, HEAD").route(read().to(pages::look)))
         .service(programs)
-        .service(at("/check", "GET, HEAD").route(read().to(check::answer)))
         // Envoy writes path and method of what it asks about into its question.
         .service(web::resource("/check/{path:.*}").to(check::answer))
         .service(

@@ -3,7 +3,9 @@
 //! A request gets an id, a span and limits, and must name our host. An answer gets its security headers; an error becomes a problem for
 //! programs or a page for people; a panic becomes a 500 and the process lives on.
 
+use std::net::IpAddr;
 use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
 use std::time::Instant;
 
 use actix_web::body::{BoxBody, MessageBody};
@@ -14,16 +16,14 @@ use actix_web::http::{ConnectionType, Method, StatusCode, Version};
 use actix_web::middleware::Next;
 use actix_web::{HttpMessage as _, HttpResponse, web};
 use futures_util::FutureExt as _;
-use tracing::Instrument as _;
 
 use super::login::see_other;
 use super::problem::{Problem, Refused};
 use super::through::FromApp;
 use super::unread::{Held, Unread};
 use super::{Door, check, pages};
-use crate::domain::{address, clock};
+use crate::domain::address;
 use crate::error::Error;
-use crate::flows::Visitor;
 use crate::telemetry;
 
 /// A request's head, checked after actix parsed it (whose own limits are 128 KiB and 96 fields).
@@ -68,12 +68,18 @@ impl Class {
 
 /// What the layer remembers of a request while it is answered.
 struct Seen {
-    id: String,
+    id: Arc<str>,
     method: Method,
-    path: String,
     class: Class,
     wants_page: bool,
     started: Instant,
+}
+
+/// Who asks, as this layer saw them; the rest of a [`Visitor`] is put together where somebody wants to know it.
+#[derive(Clone)]
+pub struct Arrival {
+    pub client: Option<IpAddr>,
+    pub request_id: Arc<str>,
 }
 
 /// Runs a request through the house.
@@ -88,9 +94,10 @@ pub async fn layer(
         return Err(actix_web::error::ErrorInternalServerError("the door is missing"));
     };
     let seen = look(&door, &request);
-    let parent = telemetry::parent_from(|name| request.headers().get(name)?.to_str().ok().map(str::to_owned));
-    let span = telemetry::request_span(&seen.id, seen.method.as_str(), seen.class.name(), &parent);
-    pass(door, seen, request, next).instrument(span).await
+    let told = telemetry::Request::new(Arc::clone(&seen.id), seen.method.as_str(), seen.class.name());
+    let headers = request.headers();
+    let begun = told.begin(|| telemetry::parent_from(|name| headers.get(name)?.to_str().ok()));
+    begun.answer(pass(door, seen, request, next)).await
 }
 
 async fn pass(
@@ -100,7 +107,7 @@ async fn pass(
     next: Next<impl MessageBody + 'static>,
 ) -> Result<ServiceResponse<BoxBody>, actix_web::Error> {
     if let Some(refused) = check(&door, &seen, &request) {
-        let mut response = refused.unwrap_or_else(|error| refuse(&door, &seen, &error));
+        let mut response = refused.unwrap_or_else(|error| refuse(&door, &seen, request.path(), &error));
         finish_headers(&door, &seen, response.headers_mut());
         measure(&door, &seen, response.status());
         return Ok(request.into_response(response));
@@ -148,41 +155,35 @@ async fn pass(
 }
 
 fn look(door: &Door, request: &ServiceRequest) -> Seen {
-    let id = clock::token_128(&*door.app.random);
+    let id = door.request_ids.next(&*door.app.random);
     let client = super::address::of_client(
         request.peer_addr().map(|peer| peer.ip()),
         request.headers(),
         &door.app.setup().config.server.trusted_proxies,
     );
-    request.extensions_mut().insert(Visitor {
-        address: client.map(|ip| ip.to_string()),
-        user_agent: request
-            .headers()
-            .get(header::USER_AGENT)
-            .and_then(|value| value.to_str().ok())
-            .map(str::to_owned),
-        request_id: id.clone(),
-    });
+    request.extensions_mut().insert(Arrival { client, request_id: Arc::clone(&id) });
     Seen {
         id,
         method: request.method().clone(),
-        path: request.path().to_owned(),
         class: Class::of(door, request.path()),
         wants_page: wants_page(request.method(), request.headers()),
         started: Instant::now(),
     }
 }
 
+const SEC_FETCH_MODE: HeaderName = HeaderName::from_static("sec-fetch-mode");
+const X_REQUESTED_WITH: HeaderName = HeaderName::from_static("x-requested-with");
+
 /// People navigate (`Sec-Fetch-Mode` first, then `Accept`); programs fetch.
 pub fn wants_page(method: &Method, headers: &HeaderMap) -> bool {
-    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
-    let takes_html = || text("accept").is_some_and(|accept| accept.contains("text/html"));
-    match text("sec-fetch-mode") {
-        Some("navigate") => !text("accept").is_some_and(|accept| accept.contains("application/json")),
+    let text = |name: HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
+    let takes_html = || text(header::ACCEPT).is_some_and(|accept| accept.contains("text/html"));
+    match text(SEC_FETCH_MODE) {
+        Some("navigate") => !text(header::ACCEPT).is_some_and(|accept| accept.contains("application/json")),
         Some(_) => false,
         None => {
             takes_html()
-                && text("x-requested-with").is_none()
+                && text(X_REQUESTED_WITH).is_none()
                 && matches!(*method, Method::GET | Method::HEAD | Method::POST)
         }
     }
@@ -196,7 +197,7 @@ fn check(door: &Door, seen: &Seen, request: &ServiceRequest) -> Option<Result<Ht
     }
     let head: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
     if head > HEAD_MAX {
-        let wants_out = seen.path.strip_prefix(door.auth_prefix.as_str()) == Some(CLEAR_COOKIES);
+        let wants_out = request.path().strip_prefix(door.auth_prefix.as_str()) == Some(CLEAR_COOKIES);
         let may = wants_out && matches!(seen.method, Method::GET | Method::HEAD) && is_own_wish(headers);
         return Some(if may { Ok(without_cookies(door, headers)) } else { Err(Error::HeadTooLarge) });
     }
@@ -207,7 +208,7 @@ fn check(door: &Door, seen: &Seen, request: &ServiceRequest) -> Option<Result<Ht
     if seen.class == Class::Own && announced.is_some_and(|length: u64| length > BODY_MAX) {
         return Some(Err(Error::TooLarge));
     }
-    if !seen.path.starts_with('/') {
+    if !request.path().starts_with('/') {
         return Some(Err(Error::InvalidRequest("The request target is not a path.")));
     }
     // Over HTTP/1.1 nobody states a scheme; whoever does must mean this very door (RFC 9113 8.3.1).
@@ -217,13 +218,13 @@ fn check(door: &Door, seen: &Seen, request: &ServiceRequest) -> Option<Result<Ht
     }
     // The development issuer guards itself: it must be reachable by every loopback name. So does forward-auth: some proxies ask under
     // the name by which they reach us, and say elsewhere which host was asked for.
-    let guards_itself = seen.class == Class::DevIdp || check::is_place(&door.auth_prefix, &seen.path);
+    let guards_itself = seen.class == Class::DevIdp || check::is_place(&door.auth_prefix, request.path());
     if guards_itself { None } else { check_host(door, seen, request) }
 }
 
 /// A refusal of this layer; a proxy that asks gets it in the few words that it knows.
-fn refuse(door: &Door, seen: &Seen, error: &Error) -> HttpResponse {
-    if !check::is_place(&door.auth_prefix, &seen.path) {
+fn refuse(door: &Door, seen: &Seen, path: &str, error: &Error) -> HttpResponse {
+    if !check::is_place(&door.auth_prefix, path) {
         return finish_problem(door, seen, &Problem::of(error));
     }
     let problem = check::denial(Problem::of(error));
@@ -365,7 +366,9 @@ fn finish_headers(door: &Door, seen: &Seen, headers: &mut HeaderMap) {
     let may_be_framed = seen.class == Class::Own
         && headers.get(header::CONTENT_SECURITY_POLICY).is_some_and(super::backchannel::is_for_frames);
     let mut set = |name: HeaderName, value: &str| {
-        if let (false, Ok(value)) = (headers.contains_key(&name), HeaderValue::from_str(value)) {
+        if !headers.contains_key(&name)
+            && let Ok(value) = HeaderValue::from_str(value)
+        {
             headers.insert(name, value);
         }
     };
@@ -377,11 +380,15 @@ fn finish_headers(door: &Door, seen: &Seen, headers: &mut HeaderMap) {
         set(header::X_FRAME_OPTIONS, "DENY");
     }
     set(HeaderName::from_static("cross-origin-opener-policy"), "same-origin");
-    if seen.class != Class::DevIdp {
-        set(header::CONTENT_SECURITY_POLICY, &door.content_policy());
-    }
     if door.cookies.secure() {
         set(header::STRICT_TRANSPORT_SECURITY, "max-age=31536000");
+    }
+    // Last, and only where it is needed: putting it together costs more than all others.
+    if seen.class != Class::DevIdp
+        && !headers.contains_key(header::CONTENT_SECURITY_POLICY)
+        && let Ok(policy) = HeaderValue::from_str(&door.content_policy())
+    {
+        headers.insert(header::CONTENT_SECURITY_POLICY, policy);
     }
 }
 

@@ -6,12 +6,13 @@ use std::sync::Arc;
 
 use actix_web::body::{BodySize, BoxBody, MessageBody as _};
 use actix_web::dev::Payload;
-use actix_web::http::header::{self, CONTENT_LENGTH, HeaderMap, HeaderValue, UPGRADE};
+use actix_web::http::header::{self, CONTENT_LENGTH, HeaderName, HeaderValue, UPGRADE};
 use actix_web::http::{ConnectionType, StatusCode, Version};
-use actix_web::{HttpRequest, HttpResponse, web};
+use actix_web::{HttpMessage as _, HttpRequest, HttpResponse, web};
 use secrecy::{ExposeSecret, SecretString};
 
 use super::behind::Answer;
+use super::outer::Arrival;
 use super::problem::Refused;
 use super::{Door, curfew};
 use crate::domain::{Fact, Principal};
@@ -24,7 +25,7 @@ use crate::proxy::headers::{IDENTITY_MAX, Onward};
 use crate::proxy::identity;
 use crate::proxy::routes::Route;
 use crate::proxy::upgrade::{self, Place, Tunnel, Wish};
-use crate::proxy::upstream::{Fault, Framing, Pool, Upload, Upstream};
+use crate::proxy::upstream::{Fault, Fields, Framing, Pool, Upload, Upstream};
 use crate::telemetry;
 
 /// A request that was let through, and where it goes.
@@ -46,31 +47,37 @@ pub struct FromApp;
 ///
 /// # Errors
 /// What keeps it from the app, or the app from answering.
-pub async fn pass(way: &Way<'_>, payload: Payload, wish: Wish) -> Answer {
+pub async fn pass(way: &Way<'_>, payload: &mut Payload, wish: &Wish) -> Answer {
     let attached = Attached::of(way.door, way.route, way.who, way.bearer, Asker::ThisDoor).await?;
     let traceparent = telemetry::current_traceparent();
-    let visitor = super::visitor(way.request);
+    let (client, request_id) = arrival(way.request);
     let onward = Onward {
         canonical: way.canonical,
         headers: way.request.headers(),
-        scheme: way.door.scheme(),
-        authority: &way.door.authority,
-        client: visitor.address.as_deref(),
-        request_id: &visitor.request_id,
+        origin: &way.door.public_origin,
+        client: client.as_deref(),
+        request_id: &request_id,
         traceparent: traceparent.as_deref(),
         identity: &attached.identity,
         access_token: attached.access_token.as_ref().map(ExposeSecret::expose_secret),
         assertion: attached.assertion.as_deref(),
-        is_websocket: wish != Wish::Http,
+        is_websocket: *wish != Wish::Http,
     };
     match wish {
-        Wish::WebSocket { accept } => Box::pin(open_socket(way, &onward, payload, &accept)).await,
+        Wish::WebSocket { accept } => Box::pin(open_socket(way, &onward, payload.take(), accept)).await,
         Wish::Http | Wish::Malformed => {
             let upload = upload(way, payload).await?;
             let reply = send(way, &onward, upload).await?;
             Ok(respond(way, reply))
         }
     }
+}
+
+/// The client's address, and the request's name.
+fn arrival(request: &HttpRequest) -> (Option<String>, Arc<str>) {
+    let extensions = request.extensions();
+    let Some(Arrival { client, request_id }) = extensions.get() else { return (None, Arc::default()) };
+    (client.as_ref().map(super::address::spelled), Arc::clone(request_id))
 }
 
 /// Who passes on what is attached.
@@ -81,10 +88,12 @@ pub enum Asker {
     OtherProxy,
 }
 
+const X_AUTH_ASSERTION: HeaderName = HeaderName::from_static("x-auth-assertion");
+
 /// What our word about the guest is made of.
 #[derive(Default)]
 pub struct Attached<'a> {
-    identity: Vec<(&'static str, &'a str)>,
+    identity: Vec<(&'static identity::Name, &'a str)>,
     access_token: Option<SecretString>,
     assertion: Option<Arc<str>>,
 }
@@ -104,7 +113,7 @@ impl<'a> Attached<'a> {
         use crate::config::Attach;
         let Some(who) = who else { return Ok(Self::default()) };
         let identity = identity::headers(who);
-        let size: usize = identity.iter().map(|(name, value)| name.len() + value.len() + 4).sum();
+        let size: usize = identity.iter().map(|(name, value)| name.written.len() + value.len() + 4).sum();
         // A list that was cut would mean something else (security.md PX-16).
         if size > IDENTITY_MAX {
             tracing::warn!(size, "the identity headers are too large");
@@ -138,35 +147,35 @@ impl<'a> Attached<'a> {
         Ok(attached)
     }
 
-    /// The same as fields of a head, with lower-case names.
-    pub fn fields(self) -> impl Iterator<Item = (&'static str, Cow<'a, str>)> {
+    /// The same as fields of a head.
+    pub fn fields(self) -> impl Iterator<Item = (HeaderName, Cow<'a, str>)> {
         let token = self.access_token.map(|token| format!("Bearer {}", token.expose_secret()));
-        let token = token.map(|token| ("authorization", Cow::from(token)));
-        let assertion =
-            self.assertion.map(|assertion| ("x-auth-assertion", Cow::from(assertion.to_string())));
-        let identity = self.identity.into_iter().map(|(name, value)| (name, Cow::from(value)));
+        let token = token.map(|token| (header::AUTHORIZATION, Cow::from(token)));
+        let assertion = self.assertion.map(|assertion| (X_AUTH_ASSERTION, Cow::from(assertion.to_string())));
+        let identity = self.identity.into_iter().map(|(name, value)| (name.header.clone(), Cow::from(value)));
         identity.chain(token).chain(assertion)
     }
 }
 
 /// The request's body, unless there is none.
-async fn upload(way: &Way<'_>, payload: Payload) -> Result<Option<Upload>, Refused> {
+async fn upload(way: &Way<'_>, payload: &mut Payload) -> Result<Option<Box<Upload>>, Refused> {
     let headers = way.request.headers();
     let announced = headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.trim().parse().ok());
     let is_chunked = headers.contains_key(header::TRANSFER_ENCODING);
     if announced.is_none() && way.request.version() == Version::HTTP_2 {
-        return Box::pin(Upload::of_stream(payload, way.route.body_limit)).await.map_err(refused);
+        return Box::pin(Upload::of_stream(payload.take(), way.route.body_limit)).await.map_err(refused);
     }
     if !is_chunked && announced.unwrap_or(0) == 0 {
         return Ok(None);
     }
     let announced = announced.filter(|_| !is_chunked);
-    Upload::new(payload, announced, way.route.body_limit).map(Some).map_err(refused)
+    Upload::new(payload.take(), announced, way.route.body_limit).map(Some).map_err(refused)
 }
 
-async fn send(way: &Way<'_>, onward: &Onward<'_>, upload: Option<Upload>) -> Result<Reply, Refused> {
+async fn send(way: &Way<'_>, onward: &Onward<'_>, upload: Option<Box<Upload>>) -> Result<Reply, Refused> {
     let pool = way.request.app_data::<Rc<Pool>>().cloned().unwrap_or_default();
-    forward::forward(&pool, way.upstream, onward, upload, way.route.timeout).await.map_err(refused)
+    // Two small boxes come from the allocator's own shelf; one large one costs as much as a look at the session.
+    Box::pin(forward::forward(&pool, way.upstream, onward, upload, way.route.timeout)).await.map_err(refused)
 }
 
 fn refused(fault: Fault) -> Refused {
@@ -196,7 +205,7 @@ fn respond(way: &Way<'_>, reply: Reply) -> HttpResponse {
             None => Body::new(framing, download, curfew).boxed(),
         },
     };
-    let mut response = from_app(way, answer.status, answer.headers, body);
+    let mut response = from_app(way, answer.status, answer.fields, body);
     if answer.status == StatusCode::NOT_MODIFIED
         && let Some(length) = answer.announced
     {
@@ -209,9 +218,11 @@ fn respond(way: &Way<'_>, reply: Reply) -> HttpResponse {
     response
 }
 
-fn from_app(way: &Way<'_>, status: StatusCode, headers: HeaderMap, body: BoxBody) -> HttpResponse {
+fn from_app(way: &Way<'_>, status: StatusCode, fields: Fields, body: BoxBody) -> HttpResponse {
     let mut response = HttpResponse::with_body(status, body);
-    *response.headers_mut() = headers;
+    for (name, value) in fields {
+        response.headers_mut().append(name, value);
+    }
     // An answer for one person is not a shared cache's to keep, unless the app says so itself (security.md PX-20).
     if way.who.is_some() {
         let headers = response.headers_mut();
@@ -250,7 +261,7 @@ async fn open_socket(way: &Way<'_>, onward: &Onward<'_>, payload: Payload, accep
     }
     let connection = download.into_connection().ok_or(Error::UpstreamDown("it is gone".to_owned()))?;
     let tunnel = Tunnel::new(connection, payload, curfew(way), place);
-    let mut response = from_app(way, answer.status, answer.headers, BoxBody::new(tunnel));
+    let mut response = from_app(way, answer.status, answer.fields, BoxBody::new(tunnel));
     response.headers_mut().remove(header::CACHE_CONTROL);
     response.headers_mut().insert(UPGRADE, HeaderValue::from_static("websocket"));
     response.head_mut().set_connection_type(ConnectionType::Upgrade);

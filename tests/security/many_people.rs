@@ -51,7 +51,7 @@ async fn people(stage: &Stage) -> Vec<Visitor> {
             key,
             tokens: tokens(stage, &name, now_ms),
         };
-        sessions::insert(&mut writer, &new, &setup.ring).await.unwrap();
+        sessions::insert(&mut writer, &new, &setup.ring, None).await.unwrap();
         all.push(Visitor { name, cookie });
     }
     writer.commit().await.unwrap();

@@ -171,7 +171,7 @@ on_each_database! {
                 }
             }
             write(&there, async |w| rows::end(w, "s10", NOW).await).await;
-            write(&there, async |w| rows::insert(w, &session("new", "ada"), &behind).await).await;
+            write(&there, async |w| rows::insert(w, &session("new", "ada"), &behind, None).await).await;
         });
         let both = ring("k2", &["k1", "k2"]);
         while !writers.is_finished() {

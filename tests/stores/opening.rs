@@ -1,6 +1,6 @@
 //! Addresses, files, schemas.
 
-use doorward::store::{Store, StoreError, StoreOptions};
+use doorward::store::{Store, StoreError, StoreOptions, sessions};
 
 use crate::house::databases::{Database, on_each_database};
 
@@ -105,8 +105,8 @@ async fn sqlite_keeps_what_was_committed_through_a_power_failure_and_checks_refe
     // What the store's connections are set to is seen by what they do: a session without a user is refused.
     let mut w = store.writer().await.unwrap();
     let new = super::session("s1", "nobody");
-    let error =
-        doorward::store::sessions::insert(&mut w, &new, &super::ring("k1", &["k1"])).await.unwrap_err();
+    let inserted = sessions::insert(&mut w, &new, &super::ring("k1", &["k1"]), None).await;
+    let error = inserted.unwrap_err();
     assert!(matches!(error, StoreError::Conflict(_)), "{error:?}");
     assert!(std::fs::exists(format!("{}-wal", db.path().unwrap().display())).unwrap());
 }

@@ -60,7 +60,7 @@ on_each_database! {
             ..new.session
         };
         new.tokens = Tokens { access: None, refresh: None, id: None, ..new.tokens };
-        write(&store, async |w| rows::insert(w, &new, &ring("k1", &["k1"])).await).await;
+        write(&store, async |w| rows::insert(w, &new, &ring("k1", &["k1"]), None).await).await;
         assert_eq!(find(&store, "s1").await, new.session);
         let opened = sealed(&store, "s1").await.unwrap().open(&ring("k1", &["k1"])).unwrap();
         assert_eq!(plain(&opened), [None, None, None]);
@@ -73,7 +73,7 @@ on_each_database! {
         same_key.key = made[0].key.clone();
         for new in [session("s1", "ada"), same_key, session("s3", "CANARY")] {
             let mut w = store.writer().await.unwrap();
-            let error = rows::insert(&mut w, &new, &ring("k1", &["k1"])).await.unwrap_err();
+            let error = rows::insert(&mut w, &new, &ring("k1", &["k1"]), None).await.unwrap_err();
             assert!(matches!(error, StoreError::Conflict(_)), "{error:?}");
             assert!(!format!("{error:?} {error}").contains("CANARY"), "{error:?}");
         }
@@ -84,7 +84,7 @@ on_each_database! {
         let mut new = session("s1", "ada");
         user_with_sessions(&store, "ada", &[]).await;
         new.tokens = tokens("CANARY-IN-A-TOKEN");
-        write(&store, async |w| rows::insert(w, &new, &ring("k1", &["k1"])).await).await;
+        write(&store, async |w| rows::insert(w, &new, &ring("k1", &["k1"]), None).await).await;
         let dump = db.dump().await;
         let holds = |text: &[u8]| dump.windows(text.len()).any(|window| window == text);
         assert!(holds(b"ada@mail.example"), "the search finds what is there");

@@ -14,7 +14,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use secrecy::SecretString;
-use tracing::Instrument as _;
 
 pub use self::client::for_client;
 use self::flight::Quest;
@@ -23,6 +22,7 @@ use crate::app::App;
 use crate::domain::{Session, SessionKind};
 use crate::error::{Error, Result};
 use crate::store::sessions;
+use crate::telemetry;
 
 /// How long a request waits for somebody else's renewal before it goes on without a token: as long as one call may take.
 const WAIT: Duration = Duration::from_secs(10);
@@ -65,7 +65,7 @@ fn begin(app: &Arc<App>, quest: Quest) -> (bool, crate::app::Done) {
             let _lead = lead;
             flight::run(&app, &quest).await;
         };
-        tokio::spawn(renewal.in_current_span());
+        tokio::spawn(telemetry::carried(renewal));
     }
     (leads, done)
 }

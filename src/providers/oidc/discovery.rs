@@ -6,13 +6,13 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
 use serde_json::{Map, Value};
-use tracing::Instrument as _;
 use url::{Host, Url};
 
 use super::strict;
 use crate::domain::address;
 use crate::providers::ProviderError;
 use crate::providers::http::Http;
+use crate::telemetry;
 
 const LIFE_MS: i64 = 60 * 60 * 1000;
 /// How long the last good copy serves while refreshes fail.
@@ -42,6 +42,8 @@ pub struct Metadata {
     pub announces_iss: bool,
     /// What both sides can do; empty when the provider does not say.
     pub id_token_algs: Vec<String>,
+    /// The origins of where browsers are sent, spelled once: every page of ours names them.
+    pub browser_origins: Vec<String>,
 }
 
 /// How a document is measured.
@@ -85,14 +87,18 @@ impl Metadata {
             (Some(url), Some(base)) => Ok(Some(moved(&url, base))),
             (found, _) => Ok(found),
         };
+        let authorization_endpoint = public("authorization_endpoint")?;
+        let end_session_endpoint = public("end_session_endpoint")?;
+        let of_browsers = [&authorization_endpoint, &end_session_endpoint].into_iter().flatten();
+        let browser_origins = of_browsers.map(|url| url.origin().ascii_serialization()).collect();
         let needed = |found: Option<Url>, name: &str| found.ok_or_else(|| format!("{name} is missing"));
         let flag = |name: &str| document.get(name).and_then(Value::as_bool).unwrap_or(false);
         Ok(Self {
-            authorization_endpoint: needed(public("authorization_endpoint")?, "authorization_endpoint")?,
+            authorization_endpoint: needed(authorization_endpoint, "authorization_endpoint")?,
             token_endpoint: needed(internal("token_endpoint")?, "token_endpoint")?,
             jwks_uri: needed(internal("jwks_uri")?, "jwks_uri")?,
             userinfo_endpoint: internal("userinfo_endpoint")?,
-            end_session_endpoint: public("end_session_endpoint")?,
+            end_session_endpoint,
             end_session_back_end: internal("end_session_endpoint")?,
             revocation_endpoint: internal("revocation_endpoint")?,
             introspection_endpoint: internal("introspection_endpoint")?,
@@ -100,6 +106,7 @@ impl Metadata {
             requires_pushed_requests: flag("require_pushed_authorization_requests"),
             announces_iss: flag("authorization_response_iss_parameter_supported"),
             id_token_algs: strings(&document, "id_token_signing_alg_values_supported"),
+            browser_origins,
         })
     }
 }
@@ -256,7 +263,7 @@ impl Discovery {
             }
             fetched
         };
-        let fetched = tokio::spawn(task.in_current_span()).await;
+        let fetched = tokio::spawn(telemetry::carried(task)).await;
         fetched
             .unwrap_or_else(|_| Err(ProviderError::Unavailable("its metadata was not waited for".to_owned())))
     }

@@ -10,7 +10,6 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use openidconnect::core::CoreJsonWebKey;
 use serde_json::{Map, Value};
-use tracing::Instrument as _;
 use url::Url;
 
 use super::discovery::is_within;
@@ -18,6 +17,7 @@ use super::jws::{Jws, SignatureFault};
 use super::strict;
 use crate::providers::ProviderError;
 use crate::providers::http::Http;
+use crate::telemetry;
 
 const KEYS_MAX: usize = 100;
 /// Shorter ones are weak (RFC 7518 3.3), longer ones a burden that nobody signs with.
@@ -329,7 +329,7 @@ impl Keys {
             }
             fetched
         };
-        let fetched = tokio::spawn(fetch.in_current_span()).await;
+        let fetched = tokio::spawn(telemetry::carried(fetch)).await;
         fetched.unwrap_or_else(|_| Err(ProviderError::Unavailable("its keys were not waited for".to_owned())))
     }
 }

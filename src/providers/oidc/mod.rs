@@ -56,6 +56,7 @@ impl Memory {
 /// One OpenID provider.
 pub struct Oidc {
     config: config::Provider,
+    issuer_origin: Option<String>,
     http: Arc<Http>,
     clock: Arc<dyn Clock>,
     random: Arc<dyn Random>,
@@ -84,10 +85,10 @@ impl Oidc {
         random: Arc<dyn Random>,
         memory: Arc<Memory>,
     ) -> Result<Self, String> {
-        let issuer_host = Url::parse(&config.issuer)
-            .ok()
-            .and_then(|url| url.host_str().map(str::to_owned))
-            .unwrap_or_default();
+        let issuer = Url::parse(&config.issuer).ok();
+        let issuer_host =
+            issuer.as_ref().and_then(|url| url.host_str().map(str::to_owned)).unwrap_or_default();
+        let issuer_origin = issuer.map(|url| url.origin().ascii_serialization());
         let line = Line {
             provider: config.id.clone(),
             traffic: Arc::clone(&memory.traffic),
@@ -96,7 +97,8 @@ impl Oidc {
         };
         let http = Arc::new(Http::new(&issuer_host, tls(&config)?, line)?);
         let proof = ClientProof::new(&config)?;
-        Ok(Self { config, http, clock, random, memory, proof, introspections: Introspections::new() })
+        let introspections = Introspections::new();
+        Ok(Self { config, issuer_origin, http, clock, random, memory, proof, introspections })
     }
 
     async fn metadata(&self) -> Result<Arc<Metadata>, ProviderError> {
@@ -401,14 +403,10 @@ impl Oidc {
         self.memory.traffic.is_open()
     }
 
-    pub(super) fn form_targets(&self) -> Vec<url::Origin> {
-        let issuer = Url::parse(&self.config.issuer).ok();
+    pub(super) fn form_targets(&self) -> Vec<String> {
         let metadata = self.memory.discovery.at_hand();
-        let known = metadata
-            .iter()
-            .flat_map(|m| [Some(&m.authorization_endpoint), m.end_session_endpoint.as_ref()])
-            .flatten();
-        issuer.iter().chain(known).map(Url::origin).collect()
+        let known = metadata.iter().flat_map(|metadata| &metadata.browser_origins);
+        self.issuer_origin.iter().chain(known).cloned().collect()
     }
 
     pub(super) async fn clock_offset_ms(&self) -> Result<Option<i64>, ProviderError> {

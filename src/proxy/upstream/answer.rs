@@ -1,7 +1,9 @@
 //! The head of an app's answer: parsed, its framing settled, and rid of what concerned our connection alone.
 
+use std::mem::MaybeUninit;
+
 use actix_web::http::StatusCode;
-use actix_web::http::header::{HeaderMap, HeaderName, HeaderValue};
+use actix_web::http::header::{HeaderName, HeaderValue};
 use bytes::{Bytes, BytesMut};
 
 use super::Fault;
@@ -26,7 +28,7 @@ pub enum Framing {
 pub struct Answer {
     pub status: StatusCode,
     /// Without hop-by-hop fields and without cookies of our names.
-    pub headers: HeaderMap,
+    pub fields: Fields,
     pub framing: Framing,
     /// What the app announced for HEAD and 304, where no body follows.
     pub announced: Option<u64>,
@@ -34,6 +36,26 @@ pub struct Answer {
     pub keeps: bool,
     /// Whether it speaks the protocol that was asked for (101 alone).
     pub upgrades_to_websocket: bool,
+}
+
+/// The fields of an answer in the order in which they came. A map of them would be as large as a page, for one walk through it.
+#[derive(Debug, Default)]
+pub struct Fields(Vec<(HeaderName, HeaderValue)>);
+
+impl Fields {
+    /// Every value of a field.
+    pub fn all(&self, name: &HeaderName) -> impl Iterator<Item = &HeaderValue> {
+        self.0.iter().filter(move |(own, _)| own == name).map(|(_, value)| value)
+    }
+}
+
+impl IntoIterator for Fields {
+    type Item = (HeaderName, HeaderValue);
+    type IntoIter = std::vec::IntoIter<Self::Item>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.0.into_iter()
+    }
 }
 
 /// What the request says of the answer to come.
@@ -72,10 +94,9 @@ pub fn parse(read: &mut BytesMut, expected: Expected) -> Result<Option<Answer>, 
 }
 
 fn end_of_head(read: &[u8]) -> Option<usize> {
-    let ends = read.iter().enumerate().filter(|(_, byte)| **byte == b'\n').map(|(at, _)| at + 1);
-    ends.into_iter().find_map(|at| match (read.get(at), read.get(at + 1)) {
-        (Some(b'\n'), _) => Some(at + 1),
-        (Some(b'\r'), Some(b'\n')) => Some(at + 2),
+    memchr::memchr_iter(b'\n', read).find_map(|at| match (read.get(at + 1), read.get(at + 2)) {
+        (Some(b'\n'), _) => Some(at + 2),
+        (Some(b'\r'), Some(b'\n')) => Some(at + 3),
         _ => None,
     })
 }
@@ -131,9 +152,10 @@ impl<'h> Hop<'h> {
 }
 
 fn parse_head(head: &Bytes, expected: Expected) -> Result<Answer, Fault> {
-    let mut fields = [httparse::EMPTY_HEADER; FIELDS_MAX];
-    let mut parsed = httparse::Response::new(&mut fields);
-    match parsed.parse(head) {
+    let mut room = [const { MaybeUninit::uninit() }; FIELDS_MAX];
+    let mut parsed = httparse::Response::new(&mut []);
+    let parser = httparse::ParserConfig::default();
+    match parser.parse_response_with_uninit_headers(&mut parsed, head, &mut room) {
         Ok(httparse::Status::Complete(_)) => {}
         Ok(httparse::Status::Partial) | Err(_) => return Err(Fault::Broken("its head is malformed")),
     }
@@ -159,7 +181,7 @@ fn parse_head(head: &Bytes, expected: Expected) -> Result<Answer, Fault> {
         && if is_http_11 { !hop.closes } else { hop.stays && !hop.closes };
     Ok(Answer {
         status,
-        headers: handed_on(head, fields, &hop.nominated)?,
+        fields: handed_on(head, fields, &hop.nominated)?,
         framing,
         announced: hop.length.filter(|_| is_bodiless && status != StatusCode::NO_CONTENT),
         keeps,
@@ -167,9 +189,9 @@ fn parse_head(head: &Bytes, expected: Expected) -> Result<Answer, Fault> {
     })
 }
 
-fn handed_on(head: &Bytes, fields: &[httparse::Header<'_>], nominated: &[&str]) -> Result<HeaderMap, Fault> {
+fn handed_on(head: &Bytes, fields: &[httparse::Header<'_>], nominated: &[&str]) -> Result<Fields, Fault> {
     let odd = Fault::Broken("a field of its head is malformed");
-    let mut map = HeaderMap::with_capacity(fields.len() + 4);
+    let mut kept = Vec::with_capacity(fields.len());
     for field in fields {
         let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| odd.clone())?;
         let is_nominated = nominated.iter().any(|word| word.eq_ignore_ascii_case(field.name));
@@ -177,9 +199,9 @@ fn handed_on(head: &Bytes, fields: &[httparse::Header<'_>], nominated: &[&str]) 
             continue;
         }
         let value = HeaderValue::from_maybe_shared(head.slice_ref(field.value)).map_err(|_| odd.clone())?;
-        map.append(name, value);
+        kept.push((name, value));
     }
-    Ok(map)
+    Ok(Fields(kept))
 }
 
 fn content_length(value: &[u8]) -> Result<u64, Fault> {
@@ -257,11 +279,9 @@ mod tests {
              Proxy-Authenticate: Basic\r\ntrailer: x\r\nset-cookie: a=1\r\nSet-Cookie: __HOST-Doorward=x\r\n\
              set-cookie:  doorward = y\r\nset-cookie: doorward-login-12345678=z\r\nset-cookie: b=2\r\ncontent-length: 0\r\n\r\n";
         let answer = read(text, Expected::default()).unwrap().unwrap();
-        let mut names: Vec<&str> = answer.headers.keys().map(HeaderName::as_str).collect();
-        names.sort_unstable();
-        assert_eq!(names, ["set-cookie"]);
-        let cookies: Vec<&[u8]> = answer.headers.get_all("set-cookie").map(HeaderValue::as_bytes).collect();
-        assert_eq!(cookies, [&b"a=1"[..], b"b=2"]);
+        let kept = answer.fields.into_iter();
+        let kept: Vec<_> = kept.map(|(name, value)| format!("{name}: {}", value.to_str().unwrap())).collect();
+        assert_eq!(kept, ["set-cookie: a=1", "set-cookie: b=2"]);
     }
 
     #[test]

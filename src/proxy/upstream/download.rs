@@ -31,8 +31,8 @@ enum At {
 #[derive(Debug)]
 pub struct Download {
     /// `None` once it was given back or closed.
-    connection: Option<Connection>,
-    upload: Option<Upload>,
+    connection: Option<Box<Connection>>,
+    upload: Option<Box<Upload>>,
     at: At,
     /// Where the connection goes when all is said; `None` closes it.
     home: Option<(Rc<Pool>, Arc<Origin>)>,
@@ -44,8 +44,8 @@ impl Download {
     /// `home` only where the app keeps the connection; `silence` is how long it may say nothing.
     #[must_use]
     pub fn new(
-        connection: Connection,
-        upload: Option<Upload>,
+        connection: Box<Connection>,
+        upload: Option<Box<Upload>>,
         framing: Framing,
         home: Option<(Rc<Pool>, Arc<Origin>)>,
         silence: Option<Duration>,
@@ -79,7 +79,7 @@ impl Download {
 
     /// The connection itself, once it speaks another protocol.
     #[must_use]
-    pub fn into_connection(self) -> Option<Connection> {
+    pub fn into_connection(self) -> Option<Box<Connection>> {
         self.connection
     }
 

@@ -15,28 +15,20 @@ const VISITOR_PATIENCE: Duration = Duration::from_mins(1);
 /// A request whose head waits in the connection's buffer.
 #[derive(Debug)]
 pub struct Exchange {
-    connection: Connection,
-    upload: Option<Upload>,
+    pub connection: Box<Connection>,
+    /// What the app has not taken yet.
+    pub upload: Option<Box<Upload>>,
     expected: Expected,
     /// To the head of the answer, from when the last byte of the request moved.
     pub patience: Duration,
     is_sent: bool,
 }
 
-/// An answer's head, and what goes on.
-#[derive(Debug)]
-pub struct Sent {
-    pub answer: Answer,
-    pub connection: Connection,
-    /// What the app has not taken yet.
-    pub upload: Option<Upload>,
-}
-
 impl Exchange {
     #[must_use]
     pub fn new(
-        connection: Connection,
-        upload: Option<Upload>,
+        connection: Box<Connection>,
+        upload: Option<Box<Upload>>,
         expected: Expected,
         patience: Duration,
     ) -> Self {
@@ -47,11 +39,10 @@ impl Exchange {
     ///
     /// # Errors
     /// As [`Fault`].
-    pub async fn run(mut self) -> Result<Sent, Fault> {
+    pub async fn run(&mut self) -> Result<Answer, Fault> {
         self.connection.wind(self.patience);
         let mut waits_for_visitor = false;
-        let answer = poll_fn(|cx| self.poll(cx, &mut waits_for_visitor)).await?;
-        Ok(Sent { answer, connection: self.connection, upload: self.upload })
+        poll_fn(|cx| self.poll(cx, &mut waits_for_visitor)).await
     }
 
     fn poll(&mut self, cx: &mut Context<'_>, waits_for_visitor: &mut bool) -> Poll<Result<Answer, Fault>> {

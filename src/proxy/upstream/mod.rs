@@ -18,10 +18,10 @@ mod upload;
 
 use std::sync::Arc;
 
-pub use self::answer::{Answer, Expected, Framing};
+pub use self::answer::{Answer, Expected, Fields, Framing};
 pub use self::connection::Connection;
 pub use self::download::{Download, SILENCE_MAX};
-pub use self::exchange::{Exchange, Sent};
+pub use self::exchange::Exchange;
 pub use self::origin::Origin;
 pub use self::pool::Pool;
 pub use self::upload::Upload;

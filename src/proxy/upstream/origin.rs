@@ -80,7 +80,7 @@ impl Origin {
     ///
     /// # Errors
     /// [`Fault::Unreachable`].
-    pub async fn connect(&self) -> Result<Connection, Fault> {
+    pub async fn connect(&self) -> Result<Box<Connection>, Fault> {
         let connected = match timeout(CONNECT, self.dial()).await {
             Ok(dialled) => dialled,
             Err(_) => Err("takes no connection in time".to_owned()),
@@ -88,7 +88,7 @@ impl Origin {
         match connected {
             Ok(stream) => {
                 self.is_back();
-                Ok(Connection::new(stream))
+                Ok(Box::new(Connection::new(stream)))
             }
             Err(problem) => {
                 self.has_failed();

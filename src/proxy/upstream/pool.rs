@@ -25,7 +25,7 @@ pub struct Pool {
 struct Shelf {
     origin: Arc<Origin>,
     /// The one used last is at the end.
-    kept: Vec<(Connection, Instant)>,
+    kept: Vec<(Box<Connection>, Instant)>,
 }
 
 impl Pool {
@@ -36,7 +36,7 @@ impl Pool {
 
     /// A kept connection that is still open; `may_repeat` when the request could be sent again, should the app close it this very moment.
     #[must_use]
-    pub fn take(&self, origin: &Arc<Origin>, may_repeat: bool) -> Option<Connection> {
+    pub fn take(&self, origin: &Arc<Origin>, may_repeat: bool) -> Option<Box<Connection>> {
         let mut all = self.shelves.borrow_mut();
         let place = all.iter_mut().find(|place| Arc::ptr_eq(&place.origin, origin))?;
         let life = if may_repeat { KEPT_FOR } else { FRESH_FOR };
@@ -58,7 +58,7 @@ impl Pool {
     }
 
     /// Keeps a connection whose exchange came to its end on both sides.
-    pub fn give_back(&self, origin: &Arc<Origin>, connection: Connection) {
+    pub fn give_back(&self, origin: &Arc<Origin>, connection: Box<Connection>) {
         let mut all = self.shelves.borrow_mut();
         let now = Instant::now();
         if let Some(shelf) = all.iter_mut().find(|shelf| Arc::ptr_eq(&shelf.origin, origin)) {

@@ -55,19 +55,19 @@ impl Upload {
     ///
     /// # Errors
     /// [`Fault::TooLarge`] for one that announces more.
-    pub fn new(payload: Payload, announced: Option<u64>, limit: u64) -> Result<Self, Fault> {
+    pub fn new(payload: Payload, announced: Option<u64>, limit: u64) -> Result<Box<Self>, Fault> {
         if announced.is_some_and(|length| length > limit) {
             return Err(Fault::TooLarge);
         }
         let length = announced.map_or(Length::Chunked, Length::Known);
-        Ok(Self { payload, length, room: limit, is_read: false })
+        Ok(Box::new(Self { payload, length, room: limit, is_read: false }))
     }
 
     /// As [`Self::new`] for HTTP/2, where no field need tell whether there is a body: the stream does (RFC 9113 8.1). `None` where it is over already.
     ///
     /// # Errors
     /// [`Fault::NotWhole`] for one that broke off.
-    pub async fn of_stream(mut payload: Payload, limit: u64) -> Result<Option<Self>, Fault> {
+    pub async fn of_stream(mut payload: Payload, limit: u64) -> Result<Option<Box<Self>>, Fault> {
         let first = poll_fn(|cx| {
             let polled = Pin::new(&mut payload).poll_next(cx);
             Poll::Ready(if let Poll::Ready(piece) = polled { Some(piece) } else { None })

@@ -4,10 +4,12 @@ mod process;
 mod traces;
 
 use std::io::{self, Write};
+use std::pin::pin;
 use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, Waker};
 
 use super::logs::{Form, assemble};
-use super::{Format, Otlp};
+use super::{Format, Otlp, Request};
 
 /// A sink that a test can read.
 #[derive(Clone, Default)]
@@ -44,4 +46,17 @@ fn traced(form: Form, level: &str, otlp: Option<&Otlp>, story: impl FnOnce()) ->
     tracing::dispatcher::with_default(&dispatch, story);
     drop(guard);
     page.text()
+}
+
+/// A story that happens while a request is answered.
+fn within<T>(request: Request, parent: opentelemetry::Context, story: impl FnOnce() -> T) -> T {
+    let answer = request.begin(|| parent).answer(async { story() });
+    match pin!(answer).poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(told) => told,
+        Poll::Pending => unreachable!("nothing is waited for"),
+    }
+}
+
+fn request(id: &str, method: &str, path_class: &'static str) -> Request {
+    Request::new(id.into(), method, path_class)
 }

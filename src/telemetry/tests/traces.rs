@@ -7,9 +7,9 @@ use opentelemetry::Context;
 use opentelemetry::trace::{TraceContextExt as _, TraceFlags};
 use tracing::{debug_span, info, info_span};
 
-use super::{JSON, PLAIN, log_of, traced};
+use super::{JSON, PLAIN, log_of, request, traced, within};
 use crate::telemetry::logs::assemble;
-use crate::telemetry::{Otlp, current_traceparent, parent_from, request_span};
+use crate::telemetry::{Otlp, current_traceparent, parent_from};
 
 const PARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
 const TRACE_ID: [u8; 16] =
@@ -20,7 +20,7 @@ fn otlp(endpoint: impl Into<String>) -> Otlp {
 }
 
 fn traceparent(value: &str) -> Context {
-    parent_from(|name| (name == "traceparent").then(|| value.to_owned()))
+    parent_from(|name| (name == "traceparent").then_some(value))
 }
 
 /// A collector that takes one request: its head in lower case, its body.
@@ -58,11 +58,11 @@ fn spans_reach_the_collector_from_inside_a_runtime() {
     runtime.block_on(async {
         // The log is off; traces are a matter of their own.
         traced(PLAIN, "off", Some(&otlp), || {
-            let span = request_span("r-1", "GET", "callback", &traceparent(PARENT));
-            let _inside = span.enter();
-            info_span!("provider_call", operation = "token").in_scope(|| info!("asked"));
-            debug_span!("too_small_for_a_trace").in_scope(|| ());
-            info_span!(target: "hyper::client", "canary_of_a_dependency").in_scope(|| ());
+            within(request("r-1", "GET", "callback"), traceparent(PARENT), || {
+                info_span!("provider_call", operation = "token").in_scope(|| info!("asked"));
+                debug_span!("too_small_for_a_trace").in_scope(|| ());
+                info_span!(target: "hyper::client", "canary_of_a_dependency").in_scope(|| ());
+            });
         });
     });
     let (head, body) = received.recv_timeout(Duration::from_secs(10)).unwrap();
@@ -86,7 +86,7 @@ fn a_silent_collector_does_not_hold_up_the_end() {
     let otlp = otlp(format!("http://{}", listener.local_addr().unwrap()));
     let begun = Instant::now();
     traced(JSON, "info", Some(&otlp), || {
-        request_span("r-2", "GET", "login", &Context::new()).in_scope(|| ());
+        within(request("r-2", "GET", "login"), Context::new(), || ());
     });
     assert!(begun.elapsed() < Duration::from_secs(8), "{:?}", begun.elapsed());
 }
@@ -96,14 +96,14 @@ fn a_call_made_now_belongs_to_the_visitors_trace() {
     let (endpoint, _received) = collector();
     traced(PLAIN, "info", Some(&otlp(endpoint)), || {
         assert_eq!(current_traceparent(), None, "there is no span yet");
-        let span = request_span("r-3", "GET", "proxy", &traceparent(PARENT));
-        let _inside = span.enter();
-        let now = current_traceparent().unwrap();
-        assert!(now.starts_with("00-0af7651916cd43dd8448eb211c80319c-") && now.ends_with("-01"), "{now}");
-        assert_ne!(now, PARENT, "the next house's parent is our span, not our parent's");
-        let inner = info_span!("provider_call").in_scope(current_traceparent).unwrap();
-        assert_ne!(inner, now);
-        assert_eq!(inner[..36], now[..36]);
+        within(request("r-3", "GET", "proxy"), traceparent(PARENT), || {
+            let now = current_traceparent().unwrap();
+            assert!(now.starts_with("00-0af7651916cd43dd8448eb211c80319c-") && now.ends_with("-01"), "{now}");
+            assert_ne!(now, PARENT, "the next house's parent is our span, not our parent's");
+            let inner = info_span!("provider_call").in_scope(current_traceparent).unwrap();
+            assert_ne!(inner, now);
+            assert_eq!(inner[..36], now[..36]);
+        });
     });
 }
 
@@ -111,13 +111,8 @@ fn a_call_made_now_belongs_to_the_visitors_trace() {
 fn a_trace_that_its_owner_does_not_keep_is_not_kept_here() {
     let (endpoint, _received) = collector();
     traced(PLAIN, "info", Some(&otlp(endpoint)), || {
-        let span = request_span(
-            "r-4",
-            "GET",
-            "proxy",
-            &traceparent("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00"),
-        );
-        let now = span.in_scope(current_traceparent).unwrap();
+        let parent = traceparent("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00");
+        let now = within(request("r-4", "GET", "proxy"), parent, current_traceparent).unwrap();
         assert!(now.starts_with("00-0af7651916cd43dd8448eb211c80319c-") && now.ends_with("-00"), "{now}");
     });
 }
@@ -126,8 +121,7 @@ fn a_trace_that_its_owner_does_not_keep_is_not_kept_here() {
 fn a_request_without_a_trace_begins_one() {
     let (endpoint, _received) = collector();
     traced(PLAIN, "info", Some(&otlp(endpoint)), || {
-        let span = request_span("r-5", "GET", "proxy", &parent_from(|_| None));
-        let now = span.in_scope(current_traceparent).unwrap();
+        let now = within(request("r-5", "GET", "proxy"), parent_from(|_| None), current_traceparent).unwrap();
         assert!(now.len() == 55 && now.ends_with("-01"), "{now}");
     });
 }
@@ -135,16 +129,16 @@ fn a_request_without_a_trace_begins_one() {
 #[test]
 fn without_traces_there_is_no_traceparent() {
     log_of(PLAIN, "info", || {
-        let span = request_span("r-6", "GET", "proxy", &traceparent(PARENT));
-        assert_eq!(span.in_scope(current_traceparent), None);
+        let now = within(request("r-6", "GET", "proxy"), traceparent(PARENT), current_traceparent);
+        assert_eq!(now, None);
     });
 }
 
 #[test]
 fn a_traceparent_is_read_and_its_state_with_it() {
     let context = parent_from(|name| match name {
-        "traceparent" => Some(PARENT.into()),
-        "tracestate" => Some("vendor=opaque".into()),
+        "traceparent" => Some(PARENT),
+        "tracestate" => Some("vendor=opaque"),
         _ => None,
     });
     let span = context.span().span_context().clone();

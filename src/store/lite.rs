@@ -70,7 +70,7 @@ impl Kept {
         let lite = match rested {
             Some((_, lite)) => lite,
             None => Lite::new(
-                timeout(PATIENCE, SqliteConnection::connect_with(&self.options))
+                timeout(PATIENCE, Box::pin(SqliteConnection::connect_with(&self.options)))
                     .await
                     .map_err(|_| StoreError::slow())??,
             ),

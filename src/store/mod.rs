@@ -84,7 +84,8 @@ impl Store {
         let asked = Instant::now();
         Ok(Reader(match &self.pools {
             Pools::Sqlite { readers, .. } => Bare::Sqlite(readers.acquire().await?),
-            Pools::Postgres(pool) => Bare::Postgres(pool.acquire().await?, Limit::from(asked)),
+            // In a box: how a connection is opened is large, and would be carried about by all who ask for one.
+            Pools::Postgres(pool) => Bare::Postgres(Box::pin(pool.acquire()).await?, Limit::from(asked)),
         }))
     }
 
@@ -102,7 +103,7 @@ impl Store {
             Pools::Postgres(pool) => {
                 // The races are settled by unique keys and row locks, for which this level is enough,
                 // whatever the server's default is.
-                let opening = pool.begin_with("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE");
+                let opening = Box::pin(pool.begin_with("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE"));
                 let transaction = tokio::time::timeout(PATIENCE, opening).await;
                 Writing::Postgres(transaction.map_err(|_| StoreError::slow())??, Limit::from(asked))
             }
@@ -118,7 +119,7 @@ impl Store {
         let asked = Instant::now();
         Ok(Single(match &self.pools {
             Pools::Sqlite { writer, .. } => Bare::Sqlite(writer.acquire().await?.strict().await?),
-            Pools::Postgres(pool) => Bare::Postgres(pool.acquire().await?, Limit::from(asked)),
+            Pools::Postgres(pool) => Bare::Postgres(Box::pin(pool.acquire()).await?, Limit::from(asked)),
         }))
     }
 

@@ -17,7 +17,7 @@ const FLUSH: Duration = Duration::from_millis(1_100);
 const KEPT: usize = 64 * 1024;
 
 /// How long the first line of a batch waits for others: less than anybody reading along would notice.
-const GATHER: Duration = Duration::from_millis(5);
+const GATHER: Duration = Duration::from_millis(20);
 
 /// The entrance; cheap to clone.
 #[derive(Clone, Debug)]

@@ -17,8 +17,8 @@ use super::cookies::SessionCookie;
 use super::csrf::{self, Proof};
 use super::problem::Refused;
 use super::session::Life;
+use super::visitor;
 use crate::error::Error;
-use crate::flows::Visitor;
 use crate::flows::audit::{self, Refusal};
 
 /// A body of ours is a form of a few hundred bytes.
@@ -31,18 +31,17 @@ pub async fn layer(
     let Some(door) = request.app_data::<web::Data<Door>>().cloned() else {
         return Err(Refused(Error::Internal("the door is missing".to_owned())).into());
     };
-    let visitor = request.extensions().get::<Visitor>().cloned().unwrap_or_default();
     let held = match door.cookies.session(request.headers()) {
         SessionCookie::Absent => false,
         SessionCookie::One(_) => true,
         SessionCookie::Doubled => {
             let refusal = Refusal { event: "session.refused", reason: "cookie_doubled", provider: None };
-            audit::refusal(&door.app, &refusal, &visitor).await;
+            audit::refusal(&door.app, &refusal, &visitor(&request)).await;
             true
         }
     };
     keep_own_cookies(&door, &mut request);
-    check_origin(&door, &request, held, &visitor).await?;
+    Box::pin(check_origin(&door, &request, held)).await?;
     take_body(&mut request).await?;
     let mut response = next.call(request).await?;
     // actix-session leaves a cookie alone whose session is gone; the browser would carry it for ever.
@@ -68,8 +67,7 @@ pub async fn without_cookies(
     let Some(door) = request.app_data::<web::Data<Door>>().cloned() else {
         return Err(Refused(Error::Internal("the door is missing".to_owned())).into());
     };
-    let visitor = request.extensions().get::<Visitor>().cloned().unwrap_or_default();
-    check_origin(&door, &request, false, &visitor).await?;
+    Box::pin(check_origin(&door, &request, false)).await?;
     request.headers_mut().remove(COOKIE);
     take_body(&mut request).await?;
     next.call(request).await
@@ -138,12 +136,7 @@ fn keep_own_cookies(door: &Door, request: &mut ServiceRequest) {
 }
 
 /// Our own unsafe endpoints. The callback's form post comes from the provider by design, and its sealed attempt is its proof.
-async fn check_origin(
-    door: &Door,
-    request: &ServiceRequest,
-    has_cookie: bool,
-    visitor: &Visitor,
-) -> Result<(), Refused> {
+async fn check_origin(door: &Door, request: &ServiceRequest, has_cookie: bool) -> Result<(), Refused> {
     let is_callback = request
         .path()
         .strip_prefix(door.auth_prefix.as_str())
@@ -157,7 +150,7 @@ async fn check_origin(
         return Ok(());
     }
     door.app.metrics.csrf_refused();
-    audit::refusal(&door.app, &Refusal { event: "request.refused", reason: "csrf", provider: None }, visitor)
-        .await;
+    let refusal = Refusal { event: "request.refused", reason: "csrf", provider: None };
+    audit::refusal(&door.app, &refusal, &visitor(request)).await;
     Err(Refused(Error::Csrf))
 }

@@ -37,7 +37,7 @@ pub async fn start(request: HttpRequest, door: web::Data<Door>, guest: MaybeGues
         }
     }
     let held = door.cookies.attempts(request.headers());
-    match login::begin(&door.app, &asked, &held, &visitor(&request)).await? {
+    match Box::pin(login::begin(&door.app, &asked, &held, &visitor(&request))).await? {
         Direction::Begun(begun) => Ok(to_provider(&door, begun)),
         Direction::Choose(_) => pages::choose(&door, request.query_string(), None),
     }
@@ -132,7 +132,9 @@ pub async fn finish_get(
         return Ok(other);
     }
     let query = request.query_string().to_owned();
-    finish(&request, &provider, &query, Caller { door: &door, cookie: &cookie, guest: &guest }).await
+    // In a box, as what follows is large: the server moves a handler's future several times before it begins.
+    Box::pin(finish(&request, &provider, &query, Caller { door: &door, cookie: &cookie, guest: &guest }))
+        .await
 }
 
 /// `POST /auth/callback/{provider}`, for `response_mode = "form_post"` alone.
@@ -150,8 +152,8 @@ pub async fn finish_post(
         return Err(Refused(Error::TooLarge));
     }
     let form = String::from_utf8_lossy(&body).into_owned();
-    finish(&request, &provider, &form, Caller { door: &door, cookie: &cookie, guest: &MaybeGuest(None) })
-        .await
+    let caller = Caller { door: &door, cookie: &cookie, guest: &MaybeGuest(None) };
+    Box::pin(finish(&request, &provider, &form, caller)).await
 }
 
 /// The refusal of a callback that comes by the other method than its provider was told.

@@ -42,7 +42,7 @@ use std::sync::Arc;
 use actix_web::guard::{Any, Get, Head};
 use actix_web::http::header::{ALLOW, HeaderValue, USER_AGENT};
 use actix_web::middleware::from_fn;
-use actix_web::{HttpMessage as _, HttpRequest, HttpResponse, Resource, Route, web};
+use actix_web::{HttpMessage, HttpResponse, Resource, Route, web};
 
 use self::cookies::{Cookies, SessionMac};
 use self::outer::Arrival;
@@ -149,7 +149,7 @@ impl Door {
 const WELL_KNOWN: &str = "/.well-known/doorward";
 
 /// Who asks, as the outer layer saw them.
-fn visitor(request: &HttpRequest) -> Visitor {
+fn visitor(request: &impl HttpMessage) -> Visitor {
     let Some(Arrival { client, request_id }) = request.extensions().get().cloned() else {
         return Visitor::default();
     };

@@ -36,7 +36,7 @@ impl SessionStore for Rows {
         let Some(key) = SessionKey::parse(key.as_ref()) else { return Ok(None) };
         let text =
             |value: serde_json::Result<String>| value.map_err(|e| LoadError::Other(anyhow::Error::new(e)));
-        let guest = match session::find(&self.0, &key).await {
+        let guest = match Box::pin(session::find(&self.0, &key)).await {
             Ok(Some(guest)) => guest,
             Ok(None) => return Ok(None),
             // The session is there and can be left; who is behind it is not known now.

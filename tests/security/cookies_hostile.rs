@@ -94,6 +94,30 @@ async fn ck_05_a_twin_that_only_other_parsers_see_is_not_seen() {
 }
 
 #[tokio::test]
+async fn ck_06_a_good_key_under_another_signature_is_nobody_however_often_the_right_one_came() {
+    let op = ScriptedOp::start().await;
+    let house = TestHouse::with_op(&op).open().await;
+    let good = signed_in(&house).await.cookie("doorward").unwrap();
+    let twin = signed_in(&house).await.cookie("doorward").unwrap();
+    let (signature, key) = good.split_at(good.len() - 43);
+    let (twins, _) = twin.split_at(twin.len() - 43);
+    let ask = async |cookie: String| {
+        let sender = house.browser().with_header("cookie", &format!("doorward={cookie}"));
+        sender.get_json("/protected").await.status
+    };
+    let flipped = format!("{}{}", if signature.starts_with('A') { "B" } else { "A" }, &signature[1..]);
+    for _ in 0..2 {
+        assert_eq!(ask(good.clone()).await, 200);
+        for other in [twins, &flipped, "", "%3D", &signature[1..], &format!("A{signature}")] {
+            assert_eq!(ask(format!("{other}{key}")).await, 401, "{other}");
+        }
+    }
+    // The same signature in another spelling is the same.
+    assert_eq!(ask(good.replace("%3D", "=")).await, 200);
+    assert_eq!(ask(good).await, 200);
+}
+
+#[tokio::test]
 async fn ck_06_a_neighbours_odd_cookie_signs_nobody_out() {
     let op = ScriptedOp::start().await;
     let house = TestHouse::with_op(&op).open().await;

@@ -4,7 +4,7 @@ mod addresses;
 mod attached;
 mod bodies;
 mod sockets;
-mod spa;
+pub mod spa;
 pub mod stage;
 mod streams;
 

@@ -9,9 +9,12 @@ use tokio::net::TcpStream;
 
 use crate::house::browser::Browser;
 use crate::house::op::ScriptedOp;
-use crate::house::process::{Home, Process, hang_up};
+use crate::house::process::{Home, Process, hang_up, op_config};
 use crate::house::servers::chromium;
 use crate::house::two::{Two, secure, shown, try_secure};
+use crate::house::upstream::FakeUpstream;
+use crate::proxy::spa::tabs;
+use crate::proxy::stage::routes;
 use crate::security::crypto_tls::{Authority, Leaf, openssl};
 
 const FILES: &str = "{ certificate_file = \"secrets/tls.pem\", key_file = \"secrets/tls.key\" }";
@@ -25,8 +28,14 @@ struct Site {
 
 impl Site {
     async fn new() -> Self {
+        Self::with("").await
+    }
+
+    /// With more in its configuration.
+    async fn with(more: &str) -> Self {
         let op = ScriptedOp::start().await;
         let (home, authority) = (Home::with_op(&op).env("DOORWARD__SERVER__TLS", FILES), Authority::new());
+        home.write("config.toml", op_config(&op, more));
         let site = Self { home, authority, _op: op };
         site.install(&site.leaf("first"));
         site
@@ -142,6 +151,17 @@ async fn chromium_speaks_http_2_to_us_with_a_certificate_that_it_knows() {
     chrome.goto(&format!("{}/auth/me", process.public_url)).await;
     assert!(chrome.text("body").await.contains("alice"), "the cookie came along, in crumbs or whole");
     chrome.close().await;
+}
+
+#[tokio::test]
+async fn px_17_over_tls_a_tab_speaks_websocket_and_learns_of_its_sessions_end() {
+    let app = FakeUpstream::start().await;
+    let site = Site::with(&routes(&format!("\"{}\"", app.url()))).await;
+    let process = site.home.open().await;
+    let trusts = [format!("--ignore-certificate-errors-spki-list={}", pin(&site))];
+    let browsers = [chromium::browser_with(&trusts).await, chromium::browser_with(&trusts).await];
+    assert!(process.public_url.starts_with("https://"), "{}", process.public_url);
+    tabs(&process.public_url, &app, browsers).await;
 }
 
 /// What Chromium is told to take for good: the hash of the certificate's public key.

@@ -6,6 +6,7 @@ use super::stage::Stage;
 use crate::chromium::assert_policy_kept;
 use crate::house::servers::chromium::{self, Chrome};
 use crate::house::spa;
+use crate::house::upstream::FakeUpstream;
 
 /// Waits until the page shows this text at this place.
 async fn shows(chrome: &Chrome, id: &str, text: &str) {
@@ -23,11 +24,15 @@ async fn shows(chrome: &Chrome, id: &str, text: &str) {
 #[tokio::test]
 async fn px_17_a_tab_whose_session_ended_elsewhere_is_told_and_its_socket_and_stream_are_closed() {
     let stage = Stage::open().await;
-    stage.app.plan(spa::answer);
-    let (here, there) = (chromium::browser().await, chromium::browser().await);
+    tabs(&stage.house.url, &stage.app, [chromium::browser().await, chromium::browser().await]).await;
+}
+
+/// Two tabs of one person at this door; one of them ends the other's session.
+pub async fn tabs(url: &str, app: &FakeUpstream, [here, there]: [Chrome; 2]) {
+    app.plan(spa::answer);
     for chrome in [&here, &there] {
         // The door asks the provider first, which has no page of its own.
-        chrome.goto(&format!("{}/in/spa/", stage.house.url)).await;
+        chrome.goto(&format!("{url}/in/spa/")).await;
         for (id, text) in
             [("#who", "alice Tester"), ("#session", "open"), ("#news", "fresh"), ("#talk", "echo: hello")]
         {
@@ -44,10 +49,10 @@ async fn px_17_a_tab_whose_session_ended_elsewhere_is_told_and_its_socket_and_st
     shows(&there, "#talk", "closed 1008").await;
     assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
     shows(&there, "#news", "closed").await;
-    stage.app.forget();
+    app.forget();
     there.click("#save").await;
     shows(&there, "#note", "401 not_signed_in").await;
-    stage.app.assert_silent("the ended session's note");
+    app.assert_silent("the ended session's note");
     for (id, text) in [("#session", "open"), ("#news", "fresh"), ("#talk", "echo: hello")] {
         shows(&here, id, text).await;
     }

@@ -18,7 +18,8 @@ pub use crate::store::Known;
 /// again, since nothing of it is different.
 #[must_use]
 pub fn at_hand(app: &App, signed: &str) -> Option<Arc<Known>> {
-    let (proof, key) = parts(signed)?;
+    let (proof, key) = signed.split_at_checked(signed.len().checked_sub(SessionKey::LENGTH)?)?;
+    let key = SessionKey::parse(key)?;
     let Recalled::Known(known) = app.store.recall(&key.hash()) else { return None };
     let idle_ms = app.setup().config.session.idle_ms;
     let counts = known.is_proven_by(proof.as_bytes()) && known.is_in_time(app.now_ms(), idle_ms);
@@ -28,17 +29,15 @@ pub fn at_hand(app: &App, signed: &str) -> Option<Arc<Known>> {
     counts.then_some(known)
 }
 
-/// Notes that this cookie is believed for as long as its session is remembered.
-pub fn keep_at_hand(known: &Known, signed: &str) {
-    if let Some((proof, _)) = parts(signed) {
+/// More than any signature needs; what is longer was written by somebody who wants to fill memory.
+const PROOF_MAX: usize = 64;
+
+/// Notes that this cookie is believed for as long as its session is remembered: where it is spelled as we spell it, signature and key, and no
+/// other spelling of the same.
+pub fn keep_at_hand(known: &Known, key: &SessionKey, signed: &str) {
+    if let Some(proof) = signed.strip_suffix(key.expose()).filter(|proof| proof.len() <= PROOF_MAX) {
         known.prove(proof.as_bytes());
     }
-}
-
-/// The signature as it stands before the key.
-fn parts(signed: &str) -> Option<(&str, SessionKey)> {
-    let (proof, key) = signed.split_at_checked(signed.len().checked_sub(SessionKey::LENGTH)?)?;
-    Some((proof, SessionKey::parse(key)?))
 }
 
 /// Who a key belongs to, while the session lives, its user may be here, and its tokens need nothing.

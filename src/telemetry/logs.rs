@@ -113,6 +113,11 @@ pub(super) fn assemble(
     otlp: Option<&Otlp>,
     sink: impl Write + Send + 'static,
 ) -> Result<(Dispatch, Guard), String> {
+    if level.contains('[') {
+        return Err(format!(
+            "log level {level:?} cannot be read: it names a span, and lines are chosen by level and target alone"
+        ));
+    }
     let asked = EnvFilter::builder()
         .with_default_directive(LevelFilter::INFO.into())
         .parse(level)
@@ -135,7 +140,7 @@ pub(super) fn assemble(
         clippy::redundant_closure_for_method_calls,
         reason = "the method is for one lifetime, the filter for all"
     )]
-    let events = filter_fn(|told| told.is_event());
+    let events = filter_fn(|told| told.is_event()).with_max_level_hint(LevelFilter::TRACE);
     let lines = lines(form, writer).with_filter(asked.and(allowed).and(events));
     let mut layers: Vec<Box<dyn Layer<Registry> + Send + Sync>> = vec![lines.boxed()];
     if let Some(provider) = &traces {

@@ -13,8 +13,10 @@ use tracing_subscriber::fmt::MakeWriter;
 /// The longest that the last lines may hold up the end of the process.
 const FLUSH: Duration = Duration::from_millis(1_100);
 
+/// What is written at once: a sink that refuses it loses no more lines than these.
+const PIECE: usize = 64 * 1024;
 /// Room that is kept for the next lines; what a burst took beyond it is given back.
-const KEPT: usize = 64 * 1024;
+const KEPT: usize = PIECE;
 
 /// How long the first line of a batch waits for others: less than anybody reading along would notice.
 const GATHER: Duration = Duration::from_millis(20);
@@ -85,8 +87,10 @@ impl Shared {
                 std::mem::swap(&mut batch, &mut state.waiting);
                 state.lines = 0;
                 drop(state);
-                // The sink counts what it refuses.
-                let _ = sink.write_all(&batch);
+                for piece in pieces(&batch) {
+                    // The sink counts what it refuses.
+                    let _ = sink.write_all(piece);
+                }
                 batch.clear();
                 batch.shrink_to(KEPT);
                 state = self.lock();
@@ -105,6 +109,17 @@ impl Shared {
         self.lock().is_done = true;
         self.done.notify_all();
     }
+}
+
+/// Whole lines, some at a time.
+fn pieces(lines: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let mut rest = lines;
+    std::iter::from_fn(move || {
+        let far = rest.get(PIECE..).and_then(|far| memchr::memchr(b'\n', far));
+        let (piece, behind) = rest.split_at_checked(far.map_or(rest.len(), |at| PIECE + at + 1))?;
+        rest = behind;
+        Some(piece).filter(|piece| !piece.is_empty())
+    })
 }
 
 impl Write for Queue {
@@ -145,5 +160,21 @@ impl Drop for QueueGuard {
         self.0.work.notify_one();
         let waited = self.0.done.wait_timeout_while(state, FLUSH, |state| !state.is_done);
         drop(waited);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_are_written_in_pieces_that_end_with_a_line() {
+        let lines = "a line of thirty signs or so..\n".repeat(10_000);
+        let all: Vec<&[u8]> = pieces(lines.as_bytes()).collect();
+        assert!(all.len() > 4, "{}", all.len());
+        assert!(all.iter().all(|piece| piece.len() <= PIECE + 31 && piece.ends_with(b"\n")));
+        assert_eq!(all.concat(), lines.as_bytes());
+        assert_eq!(pieces(b"").count(), 0);
+        assert_eq!(pieces(b"one").collect::<Vec<_>>(), [b"one"]);
     }
 }

@@ -107,7 +107,7 @@ pub async fn known(request: &HttpRequest, door: &Door, route: &Route) -> Result<
     let Some(key) = cookies::verify(signed, &door.mac) else { return Ok(None) };
     match recognise(&door.app, &key).await {
         Err(_) if route.policy.public => Ok(None),
-        found => Ok(found?.inspect(|known| recognise::keep_at_hand(known, signed))),
+        found => Ok(found?.inspect(|known| recognise::keep_at_hand(known, &key, signed))),
     }
 }
 

@@ -10,7 +10,7 @@ use actix_web::http::{Method, StatusCode};
 use actix_web::{HttpRequest, HttpResponse, web};
 
 use super::login::see_other;
-use super::outer::ADDRESS_MAX;
+use super::outer::{ADDRESS_MAX, SEC_FETCH_MODE};
 use super::problem::{Problem, Refused};
 use super::through::{Asker, Attached};
 use super::{Door, bearer, behind, unread, visitor};
@@ -256,7 +256,7 @@ fn wants_redirect(query: &str) -> bool {
 fn is_socket(headers: &HeaderMap) -> bool {
     headers.contains_key(header::SEC_WEBSOCKET_KEY)
         || headers.get(header::UPGRADE).is_some_and(|to| to.as_bytes().eq_ignore_ascii_case(b"websocket"))
-        || headers.get("sec-fetch-mode").is_some_and(|mode| mode == "websocket")
+        || headers.get(SEC_FETCH_MODE).is_some_and(|mode| mode == "websocket")
 }
 
 fn yes<'a>(fields: impl Iterator<Item = (HeaderName, Cow<'a, str>)>) -> Result<HttpResponse, Refused> {

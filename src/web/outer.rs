@@ -171,7 +171,7 @@ fn look(door: &Door, request: &ServiceRequest) -> Seen {
     }
 }
 
-const SEC_FETCH_MODE: HeaderName = HeaderName::from_static("sec-fetch-mode");
+pub const SEC_FETCH_MODE: HeaderName = HeaderName::from_static("sec-fetch-mode");
 const X_REQUESTED_WITH: HeaderName = HeaderName::from_static("x-requested-with");
 
 /// People navigate (`Sec-Fetch-Mode` first, then `Accept`); programs fetch.

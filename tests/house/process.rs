@@ -20,7 +20,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(10);
 /// A start, a stop or a command that takes longer than this hangs.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Longer than lines gather before they are written (`telemetry::queue`).
-const LOG_PAUSE: Duration = Duration::from_millis(15);
+const LOG_PAUSE: Duration = Duration::from_millis(60);
 /// A process under load never falls silent.
 const LOG_LOOKS: u32 = 20;
 

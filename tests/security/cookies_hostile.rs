@@ -112,8 +112,14 @@ async fn ck_06_a_good_key_under_another_signature_is_nobody_however_often_the_ri
             assert_eq!(ask(format!("{other}{key}")).await, 401, "{other}");
         }
     }
-    // The same signature in another spelling is the same.
-    assert_eq!(ask(good.replace("%3D", "=")).await, 200);
+    // The same in another spelling is the same, and opens the way to nothing else.
+    let spelled = format!("%{:02X}{}", key.as_bytes()[0], &key[1..]);
+    for other in
+        [good.replace("%3D", "="), format!("{signature}{spelled}"), format!("{}{good}", " ".repeat(500))]
+    {
+        assert_eq!(ask(other).await, 200);
+    }
+    assert_eq!(ask(format!("{signature}{}{key}", &spelled[..2])).await, 401);
     assert_eq!(ask(good).await, 200);
 }
 

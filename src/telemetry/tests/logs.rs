@@ -136,6 +136,8 @@ fn the_level_may_be_a_list_of_directives() {
 fn an_unreadable_level_is_a_sentence() {
     let fault = assemble(PLAIN, "doorward=loud", None, io::sink()).unwrap_err();
     assert!(fault.starts_with("log level \"doorward=loud\" cannot be read: "), "{fault}");
+    let fault = assemble(PLAIN, "info,[request{path_class=auth}]=debug", None, io::sink()).unwrap_err();
+    assert!(fault.contains("it names a span"), "{fault}");
 }
 
 #[test]

@@ -22,7 +22,7 @@ pub fn token_256(random: &dyn Random) -> String {
     URL_SAFE_NO_PAD.encode(bytes)
 }
 
-/// 128 random bits as 22 base64url characters: public handles and request ids, which prove nothing by themselves.
+/// 128 random bits as 22 base64url characters: public handles, which prove nothing by themselves.
 pub fn token_128(random: &dyn Random) -> String {
     let mut bytes = [0_u8; 16];
     random.fill(&mut bytes);

@@ -264,7 +264,7 @@ fn is_own_name(name: impl Iterator<Item = u8>) -> bool {
     is_session || attempt.is_some_and(|start| start.eq_ignore_ascii_case(b"doorward-login-"))
 }
 
-/// A cheap first look: our names have at least eight signs.
+/// A cheap first look, because every cookie of every request comes by: our names have at least eight signs, among them a `w` unless it is encoded.
 fn may_be_own(name: &[u8]) -> bool {
     name.len() >= "doorward".len() && memchr::memchr3(b'%', b'w', b'W', name).is_some()
 }

@@ -1,4 +1,4 @@
-//! The series of ordinary requests, kept at hand.
+//! The series of ordinary requests, kept at hand: to find them by their labels cost each request more than to judge it.
 
 use std::borrow::Cow;
 use std::sync::OnceLock;
@@ -8,7 +8,7 @@ use prometheus_client::metrics::histogram::Histogram;
 
 use super::{Inner, status_class};
 
-/// The series of a route class and a method, found without spelling their labels: each request counts itself in two of them.
+/// By route class and method.
 #[derive(Debug, Default)]
 pub(super) struct AtHand([[OnceLock<Box<HttpSeries>>; METHODS.len()]; ROUTES.len()]);
 

@@ -191,6 +191,11 @@ impl App {
         self.setup.load_full()
     }
 
+    /// One fact of the set-up in force, for whom that is enough: cheaper than a share of it.
+    pub fn of_setup<T>(&self, look: impl FnOnce(&Setup) -> T) -> T {
+        look(&self.setup.load())
+    }
+
     /// Puts another set-up in force for everything that begins from now on.
     pub fn refurnish(&self, setup: Setup) {
         self.metrics.know_providers(setup.config.providers.iter().map(|p| p.id.as_str()));

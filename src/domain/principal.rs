@@ -6,6 +6,7 @@
 use std::borrow::Cow;
 use std::fmt::Write as _;
 
+use bytestring::ByteString;
 use percent_encoding::percent_decode_str;
 
 use super::{Session, User};
@@ -34,7 +35,7 @@ const FACTS: usize = 10;
 /// The facts of one reading of the rows; immutable.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Principal {
-    text: Box<str>,
+    text: ByteString,
     /// Where each fact ends in the text, in the order of [`Fact`].
     ends: [u32; FACTS],
     /// The session row's when it was read.
@@ -74,7 +75,7 @@ impl Principal {
             *end = u32::try_from(text.len()).unwrap_or(u32::MAX);
         }
         Self {
-            text: text.into_boxed_str(),
+            text: text.into_boxed_str().into(),
             ends,
             generation: session.generation,
             auth_time_ms: session.auth_time_ms,
@@ -89,6 +90,12 @@ impl Principal {
         let end = self.ends.get(at).copied()?;
         let range = usize::try_from(start).ok()?..usize::try_from(end).ok()?;
         self.text.get(range).filter(|text| !text.is_empty())
+    }
+
+    /// The same for longer than this is held: a share, not a copy.
+    #[must_use]
+    pub fn shared(&self, fact: Fact) -> Option<ByteString> {
+        self.spelled(fact).map(|text| self.text.slice_ref(text))
     }
 
     /// A single fact as it is; empty when nothing is known.
@@ -127,7 +134,7 @@ fn spell(text: &str, out: &mut String) {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::domain::session::tests::session;
     use crate::domain::{Email, Profile, Status};
@@ -155,6 +162,10 @@ pub(super) mod tests {
             deleted_at_ms: None,
             app_data: "{}".into(),
         }
+    }
+
+    pub fn principal() -> Principal {
+        Principal::of(&user(), &session())
     }
 
     #[test]

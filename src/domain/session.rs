@@ -50,7 +50,13 @@ impl SessionKey {
     /// What the row is found by. A plain SHA-256 suffices for 256 random bits: there is nothing to guess (ASVS 11.4.2 speaks of passwords).
     #[must_use]
     pub fn hash(&self) -> [u8; 32] {
-        Sha256::digest(self.0.as_bytes()).into()
+        Self::hash_of(&self.0)
+    }
+
+    /// What a row would be found by if this text were a key.
+    #[must_use]
+    pub fn hash_of(text: &str) -> [u8; 32] {
+        Sha256::digest(text.as_bytes()).into()
     }
 
     /// The secret itself, for the cookie alone.

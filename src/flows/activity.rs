@@ -11,7 +11,7 @@ const STEP_MS: i64 = 60_000;
 const BATCH: usize = 500;
 
 fn step_ms(app: &App) -> i64 {
-    STEP_MS.min(app.setup().config.session.idle_ms / 10)
+    STEP_MS.min(app.of_setup(|setup| setup.config.session.idle_ms) / 10)
 }
 
 /// Notes that a guest who was read from the row is active.
@@ -23,8 +23,7 @@ pub fn note(app: &App, session: &Session) {
 }
 
 /// Notes that whoever came to the door is active.
-pub fn note_known(app: &App, known: &Known) {
-    let now_ms = app.now_ms();
+pub fn note_known(app: &App, known: &Known, now_ms: i64) {
     if known.note_activity(now_ms, step_ms(app)) {
         app.activity.note(&known.principal.plain(Fact::Session), now_ms);
     }

@@ -134,15 +134,24 @@ fn is_plain(byte: u8) -> bool {
 }
 
 fn has_sound_segments(path: &str) -> bool {
-    let Some(inner) = path.strip_prefix('/') else { return false };
-    let mut segments = inner.split('/').peekable();
-    while let Some(segment) = segments.next() {
-        let is_last = segments.peek().is_none();
-        if matches!(segment, "." | "..") || (segment.is_empty() && !is_last) {
+    let mut rest = path.strip_prefix('/');
+    if rest.is_none() {
+        return false;
+    }
+    while let Some(all) = rest {
+        let (segment, behind) = first_segment(all);
+        if matches!(segment, "." | "..") || (segment.is_empty() && behind.is_some()) {
             return false;
         }
+        rest = behind;
     }
     true
+}
+
+/// What stands before the first slash, and what behind it.
+pub(super) fn first_segment(path: &str) -> (&str, Option<&str>) {
+    let at = memchr::memchr(b'/', path.as_bytes());
+    at.and_then(|at| Some((path.get(..at)?, Some(path.get(at + 1..)?)))).unwrap_or((path, None))
 }
 
 #[cfg(test)]

@@ -8,7 +8,8 @@ use bytes::{BufMut as _, BytesMut};
 use percent_encoding::percent_decode;
 
 use super::canonical::CanonicalRequest;
-use super::identity::Name;
+use super::identity;
+use crate::domain::Principal;
 
 /// All identity headers together; an app's server may refuse longer heads (product: 403).
 pub const IDENTITY_MAX: usize = 8 * 1024;
@@ -24,8 +25,8 @@ pub struct Onward<'a> {
     pub request_id: &'a str,
     /// Of our own span; the client's goes on where there is none.
     pub traceparent: Option<&'a str>,
-    /// Names and spelled values.
-    pub identity: &'a [(&'static Name, &'a str)],
+    /// Whose identity headers it carries.
+    pub who: Option<&'a Principal>,
     pub access_token: Option<&'a str>,
     pub assertion: Option<&'a str>,
     pub is_websocket: bool,
@@ -38,6 +39,7 @@ pub struct PublicOrigin {
     host: String,
     /// What follows the client's address in `Forwarded`.
     forwarded: String,
+    /// To the start of the request's name.
     x_forwarded: String,
 }
 
@@ -47,7 +49,9 @@ impl PublicOrigin {
         Self {
             host: format!(" HTTP/1.1\r\nhost: {authority}\r\n"),
             forwarded: format!(";host=\"{authority}\";proto={scheme}\r\n"),
-            x_forwarded: format!("x-forwarded-proto: {scheme}\r\nx-forwarded-host: {authority}\r\n"),
+            x_forwarded: format!(
+                "x-forwarded-proto: {scheme}\r\nx-forwarded-host: {authority}\r\nx-request-id: "
+            ),
         }
     }
 }
@@ -88,18 +92,20 @@ impl Onward<'_> {
     fn write_own(&self, out: &mut BytesMut) {
         let origin = self.origin;
         if let Some(client) = self.client {
-            let node: [&str; 3] =
-                if client.contains(':') { ["\"[", client, "]\""] } else { ["", client, ""] };
             put(out, &["x-forwarded-for: ", client, "\r\nx-real-ip: ", client, "\r\nforwarded: for="]);
-            put(out, &node);
+            if client.contains(':') {
+                put(out, &["\"[", client, "]\""]);
+            } else {
+                put(out, &[client]);
+            }
             put(out, &[&origin.forwarded]);
         }
-        put(out, &[&origin.x_forwarded, "x-request-id: ", self.request_id, "\r\n"]);
+        put(out, &[&origin.x_forwarded, self.request_id, "\r\n"]);
         if let Some(traceparent) = self.traceparent {
             put(out, &["traceparent: ", traceparent, "\r\n"]);
         }
-        for (name, value) in self.identity {
-            put(out, &[name.written, ": ", value, "\r\n"]);
+        for (name, value) in self.who.into_iter().flat_map(identity::headers) {
+            put(out, &[name.start, value, "\r\n"]);
         }
         if let Some(token) = self.access_token {
             put(out, &["authorization: Bearer ", token, "\r\n"]);
@@ -220,11 +226,9 @@ pub fn stays_behind(name: &str, value: &[u8]) -> bool {
 
 /// Cookies without ours; the others byte for byte.
 fn write_cookies(value: &[u8], out: &mut BytesMut) {
-    let pieces = || value.split(|byte| *byte == b';');
-    if !pieces().any(is_own_cookie) {
-        return write_field("cookie", value, out);
-    }
-    let mut kept = pieces().filter(|piece| !is_own_cookie(piece) && !piece.trim_ascii().is_empty());
+    let Some(own) = pieces(value).position(is_own_cookie) else { return write_field("cookie", value, out) };
+    let others = pieces(value).enumerate().filter(|(at, piece)| *at < own || !is_own_cookie(piece));
+    let mut kept = others.map(|(_, piece)| piece).filter(|piece| !piece.trim_ascii().is_empty());
     let Some(first) = kept.next() else { return };
     out.put_slice(b"cookie: ");
     out.put_slice(first.trim_ascii_start());
@@ -235,13 +239,29 @@ fn write_cookies(value: &[u8], out: &mut BytesMut) {
     out.put_slice(b"\r\n");
 }
 
+/// The pairs of a `Cookie` field: what stands between semicolons.
+pub fn pieces(value: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let mut rest = Some(value);
+    std::iter::from_fn(move || {
+        let all = rest?;
+        let (piece, behind) = match memchr::memchr(b';', all) {
+            Some(at) => (all.get(..at)?, all.get(at + 1..)),
+            None => (all, None),
+        };
+        rest = behind;
+        Some(piece)
+    })
+}
+
 /// Whether a pair, or a whole `Set-Cookie` line, names a cookie of ours as any reader would understand it: some decode names, some ignore case.
 fn is_own_cookie(pair: &[u8]) -> bool {
-    let name = pair.split(|byte| matches!(byte, b'=' | b';')).next().unwrap_or_default();
-    if !may_be_own(name) {
-        return false;
+    let name = memchr::memchr2(b'=', b';', pair).map_or(pair, |end| pair.get(..end).unwrap_or_default());
+    // As we write it ourselves, and so nearly every one that is ours.
+    if matches!(name.trim_ascii(), b"doorward" | b"__Host-doorward") {
+        return true;
     }
-    is_own_name(name.iter().copied()) || is_own_name(percent_decode(name))
+    may_be_own(name)
+        && (is_own_name(name.iter().copied()) || (name.contains(&b'%') && is_own_name(percent_decode(name))))
 }
 
 /// What is no sign of a name, such as quotes, blanks and controls, is cut off by some readers.
@@ -272,9 +292,8 @@ fn may_be_own(name: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::principal::tests::principal;
     use actix_web::http::header::{HeaderName, HeaderValue};
-
-    static NAME: Name = Name { written: "x-auth-user", header: HeaderName::from_static("x-auth-user") };
 
     fn written(headers: &[(&str, &[u8])], change: impl Fn(&mut Onward<'_>)) -> String {
         let mut map = HeaderMap::new();
@@ -285,7 +304,7 @@ mod tests {
             );
         }
         let canonical = CanonicalRequest::read("GET", "/a?b").unwrap();
-        let identity = [(&NAME, "u")];
+        let who = principal();
         let origin = PublicOrigin::new("https", "app.example");
         let mut onward = Onward {
             canonical: &canonical,
@@ -294,7 +313,7 @@ mod tests {
             client: None,
             request_id: "id",
             traceparent: None,
-            identity: &identity,
+            who: Some(&who),
             access_token: None,
             assertion: None,
             is_websocket: false,
@@ -305,7 +324,7 @@ mod tests {
         String::from_utf8_lossy(&out).into_owned()
     }
 
-    const PLAIN: &str = "GET /a?b HTTP/1.1\r\nhost: app.example\r\nx-forwarded-proto: https\r\nx-forwarded-host: app.example\r\nx-request-id: id\r\nx-auth-user: u\r\n";
+    const PLAIN: &str = "GET /a?b HTTP/1.1\r\nhost: app.example\r\nx-forwarded-proto: https\r\nx-forwarded-host: app.example\r\nx-request-id: id\r\nX-Auth-User: u\r\nX-Auth-Provider: p\r\nX-Auth-Subject: sub\r\nX-Auth-Name: tag\r\n";
 
     #[test]
     fn ck_08_an_app_may_clear_its_caches_and_nobody_elses_cookies() {

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::canonical::first_segment;
 use crate::config::{self, Access, Attach};
 use crate::domain::policy::Policy;
 
@@ -65,13 +66,16 @@ impl Table {
     /// Finds the route of a canonical path. The longest matching path decides alone: a method that it does not list is not a shorter path's turn.
     #[must_use]
     pub fn find(&self, path: &str, method: &str) -> Found<'_> {
-        let segments: Vec<&str> = segments(path).collect();
-        let Some(best) = self.0.iter().find(|route| fits(&route.segments, &segments)) else {
+        let inner = path.strip_prefix('/').unwrap_or(path);
+        let Some(best) = self.0.iter().find(|route| fits(&route.segments, Some(inner))) else {
             return Found::Nothing;
         };
         let method = if method == "HEAD" { "GET" } else { method };
         let takes =
             |route: &&Route| route.methods.as_ref().is_none_or(|methods| methods.iter().any(|m| m == method));
+        if takes(&best) {
+            return Found::Route(best);
+        }
         let mut same_path = self.0.iter().filter(|route| route.segments == best.segments);
         match same_path.clone().find(takes) {
             Some(route) => Found::Route(route),
@@ -103,7 +107,11 @@ fn read(route: &config::Route) -> Route {
         acr: route.acr.clone(),
         max_age_ms: route.max_age_ms,
     };
-    let segments = segments(&route.path)
+    let segments = route
+        .path
+        .strip_prefix('/')
+        .unwrap_or(&route.path)
+        .split('/')
         .map(|segment| match segment {
             "*" => Segment::One,
             "**" => Segment::Rest,
@@ -121,17 +129,20 @@ fn read(route: &config::Route) -> Route {
     }
 }
 
-fn segments(path: &str) -> impl Iterator<Item = &str> {
-    path.strip_prefix('/').unwrap_or(path).split('/')
-}
-
-fn fits(pattern: &[Segment], path: &[&str]) -> bool {
-    match (pattern.split_first(), path.split_first()) {
+/// Whether a pattern fits the segments that are left of a path.
+fn fits(pattern: &[Segment], path: Option<&str>) -> bool {
+    match (pattern.split_first(), path) {
         (None, None) | (Some((Segment::Rest, _)), _) => true,
-        (Some((Segment::Literal(literal), pattern)), Some((first, path))) => {
-            literal == first && fits(pattern, path)
+        (Some((Segment::Literal(literal), pattern)), Some(path)) => match path.strip_prefix(literal.as_str())
+        {
+            Some("") => fits(pattern, None),
+            Some(behind) => behind.strip_prefix('/').is_some_and(|path| fits(pattern, Some(path))),
+            None => false,
+        },
+        (Some((Segment::One, pattern)), Some(path)) => {
+            let (first, path) = first_segment(path);
+            !first.is_empty() && fits(pattern, path)
         }
-        (Some((Segment::One, pattern)), Some((first, path))) => !first.is_empty() && fits(pattern, path),
         _ => false,
     }
 }

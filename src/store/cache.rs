@@ -9,9 +9,9 @@ use std::hash::{BuildHasher as _, Hash, Hasher, RandomState};
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
+use aws_lc_rs::constant_time::verify_slices_are_equal;
 use quick_cache::sync::{Cache as Map, DefaultLifecycle};
 use quick_cache::{DefaultHashBuilder, OptionsBuilder, Weighter};
-use subtle::ConstantTimeEq as _;
 
 use super::{Note, Store};
 use crate::domain::{Fact, Principal};
@@ -20,8 +20,9 @@ use crate::domain::{Fact, Principal};
 const LIFE_MAX_MS: i64 = 300_000;
 /// Marks are shared by many: a mark that meets the wrong entry costs one read of a row, never a wrong answer.
 const MARKS: usize = 1 << 15;
-/// What an entry costs besides its own bytes: its key and place in the map (which grows by doubling), its proof, and four allocations' heads.
-const OVERHEAD: u64 = 224;
+/// What an entry costs besides its own bytes: its key and place in the map (which grows by doubling), its proof, the count of its text's shares,
+/// and five allocations' heads.
+const OVERHEAD: u64 = 264;
 /// For sizing what the map remembers of entries that it let go.
 const ENTRY_GUESS: u64 = 512;
 
@@ -63,7 +64,7 @@ impl Known {
     /// Whether this very proof was accepted before.
     #[must_use]
     pub fn is_proven_by(&self, proof: &[u8]) -> bool {
-        self.proof.get().is_some_and(|accepted| accepted.ct_eq(proof).into())
+        self.proof.get().is_some_and(|accepted| verify_slices_are_equal(accepted, proof).is_ok())
     }
 
     /// Notes a proof that was accepted; the first one stays.

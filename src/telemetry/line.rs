@@ -2,7 +2,7 @@
 //! direction (security.md LG-03). Whoever writes the value need not think of it; it happens here, once, for
 //! both formats.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::fmt::{self, Debug, Write as _};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -73,42 +73,72 @@ where
         let (dim, plain) = if colours { ("\x1b[2m", "\x1b[0m") } else { ("", "") };
         let (level, bright) = level(*event.metadata().level());
         let bright = if colours { bright } else { "" };
-        let mut fields = Fields::default();
+        // Taken out while it is used: whoever logs while a value of theirs is spelled begins with nothing.
+        let Scratch { mut line, mut fields } = SCRATCH.take();
         event.record(&mut fields);
         let target = fields.log_target.as_deref().unwrap_or_else(|| event.metadata().target());
 
-        out.write_str(dim)?;
-        write_time(&mut out)?;
-        for part in [plain, " ", bright, level, plain, " ", dim] {
-            out.write_str(part)?;
+        line.push_str(dim);
+        put_time(&mut line);
+        put_all(&mut line, [plain, " ", bright, level, plain, " ", dim]);
+        escape_text(&mut line, target)?;
+        put_all(&mut line, [plain, ": ", &fields.message]);
+        if !fields.message.is_empty() && !fields.pairs.is_empty() {
+            line.push(' ');
         }
-        escape_text(&mut out, target)?;
-        out.write_str(plain)?;
-        out.write_str(": ")?;
-        let gap = if fields.message.is_empty() || fields.pairs.is_empty() { "" } else { " " };
-        for part in [&fields.message, gap, &fields.pairs] {
-            out.write_str(part)?;
+        line.push_str(&fields.pairs);
+        request::current(|told| {
+            put_all(&mut line, [" ", dim, "|", plain, " request ", dim]);
+            put_request(&mut line, told);
+            line.push_str(plain);
+        });
+        line.push('\n');
+        let written = out.write_str(&line);
+        SCRATCH.set(Scratch::emptied(line, fields));
+        written
+    }
+}
+
+thread_local! {
+    static SCRATCH: Cell<Scratch> = Cell::default();
+}
+
+/// The room of the line before, for the next one: an access log would else ask the allocator several times for each request.
+#[derive(Default)]
+struct Scratch {
+    line: String,
+    fields: Fields,
+}
+
+impl Scratch {
+    fn emptied(mut line: String, mut fields: Fields) -> Self {
+        if line.capacity() > KEPT {
+            return Self::default();
         }
-        if let Some(told) = request::current(pairs_of) {
-            for part in [" ", dim, "|", plain, " request ", dim, &told, plain] {
-                out.write_str(part)?;
-            }
-        }
-        out.write_char('\n')
+        line.clear();
+        fields.message.clear();
+        fields.pairs.clear();
+        fields.log_target = None;
+        Self { line, fields }
+    }
+}
+
+/// Room for any ordinary line.
+const KEPT: usize = 4 * 1024;
+
+fn put_all<const N: usize>(line: &mut String, parts: [&str; N]) {
+    for part in parts {
+        line.push_str(part);
     }
 }
 
 /// What a line says of its request.
-fn pairs_of(request: &request::Request) -> String {
-    let mut pairs = String::with_capacity(PAIRS);
-    for (name, value) in [
-        (fields::REQUEST_ID, &*request.id),
-        (fields::METHOD, request.method),
-        (fields::PATH_CLASS, request.path_class),
-    ] {
-        put(&mut pairs, name, |out| out.push_str(value));
-    }
-    pairs
+fn put_request(line: &mut String, request: &request::Request) {
+    put(line, fields::REQUEST_ID, |out| out.push_str(&request.id));
+    line.push(' ');
+    put(line, fields::METHOD, |out| out.push_str(request.method));
+    line.push(' ');
+    put(line, fields::PATH_CLASS, |out| out.push_str(request.path_class));
 }
 
 /// RFC 3339 in UTC, with microseconds. Everything but those is spelled once a second.
@@ -116,7 +146,7 @@ fn pairs_of(request: &request::Request) -> String {
     clippy::disallowed_methods,
     reason = "a line is written when it is written, whatever time a test has set"
 )]
-fn write_time(out: &mut impl fmt::Write) -> fmt::Result {
+fn put_time(line: &mut String) {
     thread_local! {
         static SECOND: RefCell<(u64, String)> = const { RefCell::new((0, String::new())) };
     }
@@ -129,15 +159,12 @@ fn write_time(out: &mut impl fmt::Write) -> fmt::Result {
             *spelled = at.and_then(|at| at.format(shape).ok()).unwrap_or_default();
             *second = now.as_secs();
         }
-        out.write_str(spelled)
-    })?;
+        line.push_str(spelled);
+    });
     // A million more, so that there are always seven digits, of which the first is cut off.
     let mut digits = itoa::Buffer::new();
     let micros = digits.format(now.subsec_micros() + 1_000_000);
-    for part in [".", micros.get(1..).unwrap_or_default(), "Z"] {
-        out.write_str(part)?;
-    }
-    Ok(())
+    put_all(line, [".", micros.get(1..).unwrap_or_default(), "Z"]);
 }
 
 /// A level's name, five signs wide, and its colour.
@@ -150,9 +177,6 @@ fn level(level: Level) -> (&'static str, &'static str) {
         Level::TRACE => ("TRACE", "\x1b[35m"),
     }
 }
-
-/// Room for what an ordinary line says.
-const PAIRS: usize = 96;
 
 /// Fields, already safe to print.
 #[derive(Default)]
@@ -167,7 +191,6 @@ impl Fields {
     fn take(&mut self, name: &str, write: impl FnOnce(&mut String)) {
         match name {
             "message" => {
-                self.message.reserve(PAIRS / 2);
                 write(&mut self.message);
                 if !self.message.bytes().all(is_plain) {
                     let raw = std::mem::take(&mut self.message);
@@ -179,7 +202,9 @@ impl Fields {
             // Words for the trace collector, and the source lines of the `log` crate.
             _ if name.starts_with("otel.") || name.starts_with("log.") => {}
             _ => {
-                self.pairs.reserve(PAIRS);
+                if !self.pairs.is_empty() {
+                    self.pairs.push(' ');
+                }
                 put(&mut self.pairs, name, write);
             }
         }
@@ -188,9 +213,6 @@ impl Fields {
 
 /// Adds `name=value`, the value quoted unless it is one plain word, so that no value can pretend to be another field.
 fn put(pairs: &mut String, name: &str, write: impl FnOnce(&mut String)) {
-    if !pairs.is_empty() {
-        pairs.push(' ');
-    }
     pairs.push_str(name);
     pairs.push('=');
     let at = pairs.len();

@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 
+use bytestring::ByteString;
 use opentelemetry::Context;
 use tracing::{Instrument as _, Span};
 
@@ -16,7 +17,7 @@ tokio::task_local! {
 /// What a line says of its request.
 #[derive(Debug)]
 pub struct Request {
-    pub id: Arc<str>,
+    pub id: ByteString,
     /// A word of a closed set; see [`method_class`].
     pub method: &'static str,
     /// The route's own name for itself (`auth`, `app`), never the path that was asked for: paths and query strings carry codes and ids.
@@ -25,7 +26,7 @@ pub struct Request {
 
 impl Request {
     #[must_use]
-    pub fn new(id: Arc<str>, method: &str, path_class: &'static str) -> Self {
+    pub fn new(id: ByteString, method: &str, path_class: &'static str) -> Self {
         Self { id, method: method_class(method), path_class }
     }
 

@@ -95,9 +95,9 @@ impl Caller {
     }
 
     /// Notes that the session is in use. What a program does keeps no browser's session alive.
-    pub fn note_activity(&self, door: &Door) {
+    pub fn note_activity(&self, door: &Door, now_ms: i64) {
         match self {
-            Self::Guest(known) => activity::note_known(&door.app, known),
+            Self::Guest(known) => activity::note_known(&door.app, known, now_ms),
             Self::Bearer(bearer, _) if bearer.guest.session.kind == SessionKind::Api => {
                 activity::note(&door.app, &bearer.guest.session);
             }

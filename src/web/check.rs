@@ -3,14 +3,14 @@
 //! Only a listed proxy is believed about another request, and only where it tells everything, once, in one way (security.md PX-07). Whatever is
 //! unclear denies. No cookie is set here, and no page is made for whom the answer is yes.
 
-use std::borrow::Cow;
-
+use actix_web::dev::Payload;
 use actix_web::http::header::{self, HOST, HeaderMap, HeaderName, HeaderValue};
 use actix_web::http::{Method, StatusCode};
 use actix_web::{HttpRequest, HttpResponse, web};
+use bytestring::ByteString;
 
 use super::login::see_other;
-use super::outer::{ADDRESS_MAX, SEC_FETCH_MODE};
+use super::outer::{self, ADDRESS_MAX, SEC_FETCH_MODE, Whose};
 use super::problem::{Problem, Refused};
 use super::through::{Asker, Attached};
 use super::{Door, bearer, behind, unread, visitor};
@@ -36,9 +36,6 @@ const FORWARDED_METHOD: HeaderName = HeaderName::from_static("x-forwarded-method
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const FORWARDED_URI: HeaderName = HeaderName::from_static("x-forwarded-uri");
-
-/// Marks a yes: read by a proxy, it needs nothing of what protects a page.
-pub struct Yes;
 
 /// What the proxy asks about, as it told it.
 struct Asked<'r> {
@@ -80,12 +77,17 @@ pub fn denial(mut problem: Problem) -> Problem {
     problem
 }
 
-/// `GET /auth/check`
-pub async fn answer(request: HttpRequest, payload: web::Payload, door: web::Data<Door>) -> HttpResponse {
+/// `GET /auth/check`, and what Envoy asks with the method of the request in question.
+pub async fn routed(request: HttpRequest, payload: web::Payload, door: web::Data<Door>) -> HttpResponse {
+    answer(&request, payload.into_inner(), &door).await
+}
+
+/// The answer to a proxy's question.
+pub async fn answer(request: &HttpRequest, payload: Payload, door: &web::Data<Door>) -> HttpResponse {
     // The question has no body that anybody would read.
-    drop(unread::shared(&request, payload.into_inner()));
+    drop(unread::shared(request, payload));
     let setup = door.app.setup();
-    match decide(&request, &door, &setup).await {
+    match decide(request, door, &setup).await {
         Ok(yes) => yes,
         Err(No::SignIn { login: Some(login), may_redirect: true }) => see_other(&login).finish(),
         Err(No::SignIn { login, .. }) => no(Refused(Error::NotSignedIn).problem(), login.as_deref()),
@@ -150,7 +152,8 @@ async fn judge(
         let login = behind::may_redirect(method, headers).then(|| format!("{}{}", door.origin, place()));
         No::SignIn { login, may_redirect: asked.may_redirect }
     };
-    match route.policy.judge(who, door.app.now_ms()) {
+    let now_ms = door.app.now_ms();
+    match route.policy.judge(who, now_ms) {
         Verdict::Pass => {}
         Verdict::SignIn | Verdict::StepUp => return Err(sign_in()),
         Verdict::Forbid if caller.bearer().is_some() => return Err(No::Refused(bearer::forbidden())),
@@ -164,8 +167,10 @@ async fn judge(
         Err(Refused(Error::NotSignedIn)) => return Err(sign_in()),
         attached => attached?,
     };
-    caller.note_activity(door);
-    Ok(yes(attached.fields())?)
+    caller.note_activity(door, now_ms);
+    let yes = yes(attached.fields())?;
+    outer::mark(request, Whose::Yes);
+    Ok(yes)
 }
 
 /// What is asked about, and why nothing is where that is not clear: a word for the audit log, and the error.
@@ -259,14 +264,13 @@ fn is_socket(headers: &HeaderMap) -> bool {
         || headers.get(SEC_FETCH_MODE).is_some_and(|mode| mode == "websocket")
 }
 
-fn yes<'a>(fields: impl Iterator<Item = (HeaderName, Cow<'a, str>)>) -> Result<HttpResponse, Refused> {
+fn yes(fields: impl Iterator<Item = (HeaderName, ByteString)>) -> Result<HttpResponse, Refused> {
     let mut response = HttpResponse::new(StatusCode::OK);
     for (name, value) in fields {
         let unspeakable = |_| Refused(Error::Internal(format!("{name} cannot be put into a header")));
-        let value = HeaderValue::from_str(&value).map_err(unspeakable)?;
+        let value = HeaderValue::from_maybe_shared(value.into_bytes()).map_err(unspeakable)?;
         response.headers_mut().insert(name, value);
     }
-    response.extensions_mut().insert(Yes);
     Ok(response)
 }
 

@@ -10,6 +10,7 @@ use percent_encoding::percent_decode_str;
 use crate::domain::SessionKey;
 use crate::flows::login::SealedAttempt;
 use crate::flows::recognise::ReadyMac;
+use crate::proxy::headers::pieces;
 
 const SESSION: &str = "doorward";
 const SECURE_SESSION: &str = "__Host-doorward";
@@ -148,13 +149,22 @@ impl Cookies {
     #[must_use]
     pub fn session<'h>(&self, headers: &'h HeaderMap) -> SessionCookie<'h> {
         let name = self.name();
-        let mut found = pairs(headers).filter(|(own, _)| *own == name).map(|(_, value)| value);
-        match (found.next(), found.next()) {
-            (None, _) => SessionCookie::Absent,
-            (Some(value), None) => SessionCookie::One(value),
-            // Two cookies of one name: one was planted from elsewhere, and nobody can say which (RFC 6265bis 8.6).
-            (Some(_), Some(_)) => SessionCookie::Doubled,
+        let mut found = SessionCookie::Absent;
+        for field in headers.get_all(COOKIE) {
+            for piece in pieces(field.as_bytes()) {
+                // Most cookies are others', and need not be read to the end.
+                if !piece.trim_ascii_start().starts_with(name.as_bytes()) {
+                    continue;
+                }
+                found = match (pair(piece).filter(|(own, _)| *own == name), found) {
+                    (None, found) => found,
+                    (Some((_, value)), SessionCookie::Absent) => SessionCookie::One(value),
+                    // Two cookies of one name: one was planted from elsewhere, and nobody can say which (RFC 6265bis 8.6).
+                    (Some(_), _) => return SessionCookie::Doubled,
+                };
+            }
         }
+        found
     }
 
     /// A `Cookie` header of what the readers above see and nothing else; without the session when that is doubled. Other parsers read
@@ -207,32 +217,15 @@ fn is_tag(text: &str) -> bool {
     text.len() == TAG_LENGTH && text.bytes().all(|b| b.is_ascii_alphanumeric())
 }
 
-/// What stands between semicolons.
-fn pieces(value: &[u8]) -> impl Iterator<Item = &[u8]> {
-    let mut rest = Some(value);
-    std::iter::from_fn(move || {
-        let all = rest?;
-        let (piece, behind) = match memchr::memchr(b';', all) {
-            Some(at) => (all.get(..at)?, all.get(at + 1..)),
-            None => (all, None),
-        };
-        rest = behind;
-        Some(piece)
-    })
-}
-
 /// Name and value of each cookie. Whatever is no pair of ASCII is skipped by itself: a neighbour's odd cookie hides none of ours.
 fn pairs(headers: &HeaderMap) -> impl Iterator<Item = (&str, &str)> {
-    headers
-        .get_all(COOKIE)
-        .flat_map(|value| pieces(value.as_bytes()))
-        .filter(|piece| piece.is_ascii())
-        .filter_map(|piece| {
-            let pair = piece.trim_ascii();
-            let (name, value) = pair.split_at_checked(memchr::memchr(b'=', pair)?)?;
-            let text = |bytes| std::str::from_utf8(bytes).ok();
-            Some((text(name.trim_ascii_end())?, text(value.get(1..)?)?))
-        })
+    headers.get_all(COOKIE).flat_map(|value| pieces(value.as_bytes())).filter_map(pair)
+}
+
+fn pair(piece: &[u8]) -> Option<(&str, &str)> {
+    let text = std::str::from_utf8(piece).ok().filter(|text| text.is_ascii())?;
+    let (name, value) = text.trim_ascii().split_once('=')?;
+    Some((name.trim_ascii_end(), value))
 }
 
 #[cfg(test)]

@@ -119,7 +119,9 @@ impl Door {
 
     /// Whether a Host, with or without its port, is the public origin's.
     fn is_own_authority(&self, named: &str) -> bool {
-        named.eq_ignore_ascii_case(&self.authority) || named.eq_ignore_ascii_case(&self.authority_with_port)
+        named == self.authority
+            || named.eq_ignore_ascii_case(&self.authority)
+            || named.eq_ignore_ascii_case(&self.authority_with_port)
     }
 
     fn scheme(&self) -> &'static str {
@@ -150,9 +152,8 @@ const WELL_KNOWN: &str = "/.well-known/doorward";
 
 /// Who asks, as the outer layer saw them.
 fn visitor(request: &impl HttpMessage) -> Visitor {
-    let Some(Arrival { client, request_id }) = request.extensions().get().cloned() else {
-        return Visitor::default();
-    };
+    let extensions = request.extensions();
+    let Some(Arrival { client, request_id, .. }) = extensions.get() else { return Visitor::default() };
     let user_agent = request.headers().get(USER_AGENT).and_then(|value| value.to_str().ok());
     Visitor {
         address: client.as_ref().map(address::spelled),
@@ -215,14 +216,13 @@ pub fn routes(cfg: &mut web::ServiceConfig, door: &Door, dev_idp: Option<&DevIdp
         .route(web::post().to(password::program));
     // What anybody may keep, and what a provider says, needs no session, and must never carry a cookie.
     let own = web::scope(&door.auth_prefix)
-        // The first of all: each request that another proxy lets through comes by here.
-        .service(at("/check", "GET, HEAD").route(read().to(check::answer)))
+        .service(at("/check", "GET, HEAD").route(read().to(check::routed)))
         .service(at("/backchannel-logout/{provider}", "POST").route(web::post().to(backchannel::logout)))
         .service(at("/frontchannel-logout/{provider}", "GET, HEAD").route(read().to(backchannel::frame)))
         .service(at("/static/{name}", "GET, HEAD").route(read().to(pages::look)))
         .service(programs)
         // Envoy writes path and method of what it asks about into its question.
-        .service(web::resource("/check/{path:.*}").to(check::answer))
+        .service(web::resource("/check/{path:.*}").to(check::routed))
         .service(
             at("/refresh", "POST")
                 .route(web::post().to(refresh::renew))
@@ -235,7 +235,7 @@ pub fn routes(cfg: &mut web::ServiceConfig, door: &Door, dev_idp: Option<&DevIdp
     cfg.app_data(web::Data::new(door.clone()))
         .service(own)
         .service(well_known())
-        .default_service(web::to(behind::answer));
+        .default_service(web::to(nothing));
 }
 
 /// What administrators do by API key or by role.

@@ -3,9 +3,9 @@
 //! A request gets an id, a span and limits, and must name our host. An answer gets its security headers; an error becomes a problem for
 //! programs or a page for people; a panic becomes a 500 and the process lives on.
 
+use std::cell::Cell;
 use std::net::IpAddr;
 use std::panic::AssertUnwindSafe;
-use std::sync::Arc;
 use std::time::Instant;
 
 use actix_web::body::{BoxBody, MessageBody};
@@ -14,14 +14,14 @@ use actix_web::error::InternalError;
 use actix_web::http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use actix_web::http::{ConnectionType, Method, StatusCode, Version};
 use actix_web::middleware::Next;
-use actix_web::{HttpMessage as _, HttpResponse, web};
+use actix_web::{HttpMessage, HttpResponse, web};
+use bytestring::ByteString;
 use futures_util::FutureExt as _;
 
 use super::login::see_other;
 use super::problem::{Problem, Refused};
-use super::through::FromApp;
 use super::unread::{Held, Unread};
-use super::{Door, check, pages};
+use super::{Door, behind, check, pages};
 use crate::domain::address;
 use crate::error::Error;
 use crate::telemetry;
@@ -68,18 +68,48 @@ impl Class {
 
 /// What the layer remembers of a request while it is answered.
 struct Seen {
-    id: Arc<str>,
+    id: ByteString,
     method: Method,
     class: Class,
+    /// Another proxy asks about a request of its own.
+    is_question: bool,
     wants_page: bool,
     started: Instant,
 }
 
-/// Who asks, as this layer saw them; the rest of a [`Visitor`] is put together where somebody wants to know it.
-#[derive(Clone)]
+/// Who asks, as this layer saw them, and what those who answer leave word of; the rest of a [`Visitor`] is put together where somebody
+/// wants to know it.
 pub struct Arrival {
     pub client: Option<IpAddr>,
-    pub request_id: Arc<str>,
+    pub request_id: ByteString,
+    whose: Cell<Whose>,
+    unread: Cell<Option<Unread>>,
+}
+
+/// Whose business the headers of an answer are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Whose {
+    /// They protect a page.
+    #[default]
+    Ours,
+    /// An app's own, but for what takes nothing away from it.
+    Apps,
+    /// A yes that a proxy reads.
+    Yes,
+}
+
+/// Leaves word of whose answer it is.
+pub fn mark(request: &impl HttpMessage, whose: Whose) {
+    if let Some(arrival) = request.extensions().get::<Arrival>() {
+        arrival.whose.set(whose);
+    }
+}
+
+/// Has the rest of a request's body held until its answer is over.
+pub fn hold(request: &impl HttpMessage, unread: Unread) {
+    if let Some(arrival) = request.extensions().get::<Arrival>() {
+        arrival.unread.set(Some(unread));
+    }
 }
 
 /// Runs a request through the house.
@@ -94,7 +124,7 @@ pub async fn layer(
         return Err(actix_web::error::ErrorInternalServerError("the door is missing"));
     };
     let seen = look(&door, &request);
-    let told = telemetry::Request::new(Arc::clone(&seen.id), seen.method.as_str(), seen.class.name());
+    let told = telemetry::Request::new(seen.id.clone(), seen.method.as_str(), seen.class.name());
     let headers = request.headers();
     let begun = told.begin(|| telemetry::parent_from(|name| headers.get(name)?.to_str().ok()));
     begun.answer(pass(door, seen, request, next)).await
@@ -107,15 +137,14 @@ async fn pass(
     next: Next<impl MessageBody + 'static>,
 ) -> Result<ServiceResponse<BoxBody>, actix_web::Error> {
     if let Some(refused) = check(&door, &seen, &request) {
-        let mut response = refused.unwrap_or_else(|error| refuse(&door, &seen, request.path(), &error));
+        let mut response = refused.unwrap_or_else(|error| refuse(&door, &seen, &error));
         finish_headers(&door, &seen, response.headers_mut());
         measure(&door, &seen, response.status());
         return Ok(request.into_response(response));
     }
-    let answered = AssertUnwindSafe(next.call(request)).catch_unwind().await;
+    let answered = AssertUnwindSafe(reach(&door, &seen, request, next)).catch_unwind().await;
     let response = match answered {
         Ok(Ok(response)) => {
-            let response = response.map_into_boxed_body();
             let problem = problem_in(&seen, response.response());
             match problem {
                 // The inner answer may carry cookies that must be taken away; they stay.
@@ -133,39 +162,62 @@ async fn pass(
         }
     };
     let mut response = response;
-    let is_from_app = response.response().extensions().get::<FromApp>().is_some();
-    let is_yes = response.response().extensions().get::<check::Yes>().is_some();
+    let (whose, unread) = word_left(response.request());
     // What comes after a handshake that was not taken up is no request (RFC 9110 7.8): the server below takes it for a body.
     if seen.class == Class::Own && response.request().headers().contains_key(header::UPGRADE) {
         response.response_mut().head_mut().set_connection_type(ConnectionType::Close);
     }
-    if is_from_app {
-        finish_from_app(&door, &seen, response.headers_mut());
-    } else if is_yes {
-        finish_yes(&seen, response.headers_mut());
-    } else {
-        finish_headers(&door, &seen, response.headers_mut());
+    match whose {
+        Whose::Apps => finish_from_app(&door, &seen, response.headers_mut()),
+        Whose::Yes => finish_yes(&seen, response.headers_mut()),
+        Whose::Ours => finish_headers(&door, &seen, response.headers_mut()),
     }
     measure(&door, &seen, response.status());
-    let unread = response.request().extensions_mut().remove::<Unread>();
     Ok(match unread {
         Some(unread) => response.map_body(|_, body| Held { body, _unread: unread }.boxed()),
         None => response,
     })
 }
 
+/// Hands a request to whoever answers it. What nearly all of them are has one place to go; the others are routed.
+async fn reach(
+    door: &web::Data<Door>,
+    seen: &Seen,
+    request: ServiceRequest,
+    next: Next<impl MessageBody + 'static>,
+) -> Result<ServiceResponse<BoxBody>, actix_web::Error> {
+    let is_question = seen.is_question && matches!(seen.method, Method::GET | Method::HEAD);
+    if seen.class != Class::Behind && !is_question {
+        return next.call(request).await.map(ServiceResponse::map_into_boxed_body);
+    }
+    let (request, payload) = request.into_parts();
+    let response = if is_question {
+        Box::pin(check::answer(&request, payload, door)).await
+    } else {
+        Box::pin(behind::answer(&request, payload, door)).await
+    };
+    Ok(ServiceResponse::new(request, response))
+}
+
+fn word_left(request: &impl HttpMessage) -> (Whose, Option<Unread>) {
+    let extensions = request.extensions();
+    let arrival = extensions.get::<Arrival>();
+    arrival.map_or((Whose::Ours, None), |arrival| (arrival.whose.get(), arrival.unread.take()))
+}
+
 fn look(door: &Door, request: &ServiceRequest) -> Seen {
     let id = door.request_ids.next(&*door.app.random);
-    let client = super::address::of_client(
-        request.peer_addr().map(|peer| peer.ip()),
-        request.headers(),
-        &door.app.setup().config.server.trusted_proxies,
-    );
-    request.extensions_mut().insert(Arrival { client, request_id: Arc::clone(&id) });
+    let peer = request.peer_addr().map(|peer| peer.ip());
+    let client = door.app.of_setup(|setup| {
+        super::address::of_client(peer, request.headers(), &setup.config.server.trusted_proxies)
+    });
+    let arrival = Arrival { client, request_id: id.clone(), whose: Cell::default(), unread: Cell::default() };
+    request.extensions_mut().insert(arrival);
     Seen {
         id,
         method: request.method().clone(),
         class: Class::of(door, request.path()),
+        is_question: check::is_place(&door.auth_prefix, request.path()),
         wants_page: wants_page(request.method(), request.headers()),
         started: Instant::now(),
     }
@@ -218,13 +270,13 @@ fn check(door: &Door, seen: &Seen, request: &ServiceRequest) -> Option<Result<Ht
     }
     // The development issuer guards itself: it must be reachable by every loopback name. So does forward-auth: some proxies ask under
     // the name by which they reach us, and say elsewhere which host was asked for.
-    let guards_itself = seen.class == Class::DevIdp || check::is_place(&door.auth_prefix, request.path());
+    let guards_itself = seen.class == Class::DevIdp || seen.is_question;
     if guards_itself { None } else { check_host(door, seen, request) }
 }
 
 /// A refusal of this layer; a proxy that asks gets it in the few words that it knows.
-fn refuse(door: &Door, seen: &Seen, path: &str, error: &Error) -> HttpResponse {
-    if !check::is_place(&door.auth_prefix, path) {
+fn refuse(door: &Door, seen: &Seen, error: &Error) -> HttpResponse {
+    if !seen.is_question {
         return finish_problem(door, seen, &Problem::of(error));
     }
     let problem = check::denial(Problem::of(error));
@@ -344,8 +396,8 @@ fn with_headers(mut response: HttpResponse, kept: &HeaderMap) -> HttpResponse {
 /// What an app's answer gets besides its own headers: nothing that could take away what the app relies on.
 fn finish_from_app(door: &Door, seen: &Seen, headers: &mut HeaderMap) {
     super::cors::tidy(headers);
-    if let (false, Ok(id)) = (headers.contains_key(&REQUEST_ID), HeaderValue::from_str(&seen.id)) {
-        headers.insert(REQUEST_ID, id);
+    if !headers.contains_key(&REQUEST_ID) {
+        set_request_id(seen, headers);
     }
     if !headers.contains_key(header::X_CONTENT_TYPE_OPTIONS) {
         headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
@@ -395,7 +447,11 @@ fn finish_headers(door: &Door, seen: &Seen, headers: &mut HeaderMap) {
 /// What a proxy's question gets besides its answer.
 fn finish_yes(seen: &Seen, headers: &mut HeaderMap) {
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    if let Ok(id) = HeaderValue::from_str(&seen.id) {
+    set_request_id(seen, headers);
+}
+
+fn set_request_id(seen: &Seen, headers: &mut HeaderMap) {
+    if let Ok(id) = HeaderValue::from_maybe_shared(seen.id.clone().into_bytes()) {
         headers.insert(REQUEST_ID, id);
     }
 }

@@ -1,6 +1,5 @@
 //! A request that may pass, on its way through: what is attached, the app's answer as the visitor gets it, and its early end with the session.
 
-use std::borrow::Cow;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -9,10 +8,11 @@ use actix_web::dev::Payload;
 use actix_web::http::header::{self, CONTENT_LENGTH, HeaderName, HeaderValue, UPGRADE};
 use actix_web::http::{ConnectionType, StatusCode, Version};
 use actix_web::{HttpMessage as _, HttpRequest, HttpResponse, web};
+use bytestring::ByteString;
 use secrecy::{ExposeSecret, SecretString};
 
 use super::behind::Answer;
-use super::outer::Arrival;
+use super::outer::{self, Arrival, Whose};
 use super::problem::Refused;
 use super::{Door, curfew};
 use crate::domain::{Fact, Principal};
@@ -40,9 +40,6 @@ pub struct Way<'a> {
     pub bearer: Option<&'a Bearer>,
 }
 
-/// Marks an answer as the app's: its headers are its own business.
-pub struct FromApp;
-
 /// Forwards the request and hands on the answer.
 ///
 /// # Errors
@@ -58,7 +55,7 @@ pub async fn pass(way: &Way<'_>, payload: &mut Payload, wish: &Wish) -> Answer {
         client: client.as_deref(),
         request_id: &request_id,
         traceparent: traceparent.as_deref(),
-        identity: &attached.identity,
+        who: attached.who,
         access_token: attached.access_token.as_ref().map(ExposeSecret::expose_secret),
         assertion: attached.assertion.as_deref(),
         is_websocket: *wish != Wish::Http,
@@ -74,10 +71,10 @@ pub async fn pass(way: &Way<'_>, payload: &mut Payload, wish: &Wish) -> Answer {
 }
 
 /// The client's address, and the request's name.
-fn arrival(request: &HttpRequest) -> (Option<String>, Arc<str>) {
+fn arrival(request: &HttpRequest) -> (Option<String>, ByteString) {
     let extensions = request.extensions();
-    let Some(Arrival { client, request_id }) = extensions.get() else { return (None, Arc::default()) };
-    (client.as_ref().map(super::address::spelled), Arc::clone(request_id))
+    let Some(Arrival { client, request_id, .. }) = extensions.get() else { return (None, ByteString::new()) };
+    (client.as_ref().map(super::address::spelled), request_id.clone())
 }
 
 /// Who passes on what is attached.
@@ -93,7 +90,7 @@ const X_AUTH_ASSERTION: HeaderName = HeaderName::from_static("x-auth-assertion")
 /// What our word about the guest is made of.
 #[derive(Default)]
 pub struct Attached<'a> {
-    identity: Vec<(&'static identity::Name, &'a str)>,
+    who: Option<&'a Principal>,
     access_token: Option<SecretString>,
     assertion: Option<Arc<str>>,
 }
@@ -112,14 +109,13 @@ impl<'a> Attached<'a> {
     ) -> Result<Self, Refused> {
         use crate::config::Attach;
         let Some(who) = who else { return Ok(Self::default()) };
-        let identity = identity::headers(who);
-        let size: usize = identity.iter().map(|(name, value)| name.written.len() + value.len() + 4).sum();
+        let size = identity::size(who);
         // A list that was cut would mean something else (security.md PX-16).
         if size > IDENTITY_MAX {
             tracing::warn!(size, "the identity headers are too large");
             return Err(Refused(Error::NotAllowed));
         }
-        let mut attached = Self { identity, ..Self::default() };
+        let mut attached = Self { who: Some(who), ..Self::default() };
         for attach in &route.attach {
             match attach {
                 // A route that leads to an app through this door gives its token to nobody else who asks.
@@ -148,12 +144,11 @@ impl<'a> Attached<'a> {
     }
 
     /// The same as fields of a head.
-    pub fn fields(self) -> impl Iterator<Item = (HeaderName, Cow<'a, str>)> {
+    pub fn fields(self) -> impl Iterator<Item = (HeaderName, ByteString)> {
         let token = self.access_token.map(|token| format!("Bearer {}", token.expose_secret()));
-        let token = token.map(|token| (header::AUTHORIZATION, Cow::from(token)));
-        let assertion = self.assertion.map(|assertion| (X_AUTH_ASSERTION, Cow::from(assertion.to_string())));
-        let identity = self.identity.into_iter().map(|(name, value)| (name.header.clone(), Cow::from(value)));
-        identity.chain(token).chain(assertion)
+        let token = token.map(|token| (header::AUTHORIZATION, token.into()));
+        let assertion = self.assertion.map(|assertion| (X_AUTH_ASSERTION, assertion.to_string().into()));
+        self.who.into_iter().flat_map(identity::shared).chain(token).chain(assertion)
     }
 }
 
@@ -220,20 +215,23 @@ fn respond(way: &Way<'_>, reply: Reply) -> HttpResponse {
 
 fn from_app(way: &Way<'_>, status: StatusCode, fields: Fields, body: BoxBody) -> HttpResponse {
     let mut response = HttpResponse::with_body(status, body);
+    let headers = response.headers_mut();
+    let is_personal = way.who.is_some();
+    let mut says_who_keeps_it = false;
     for (name, value) in fields {
-        response.headers_mut().append(name, value);
+        says_who_keeps_it |= name == header::CACHE_CONTROL || name == header::EXPIRES;
+        // Only a listed origin may read what was made for a session; it is allowed afterwards.
+        let opens =
+            name == header::ACCESS_CONTROL_ALLOW_ORIGIN || name == header::ACCESS_CONTROL_ALLOW_CREDENTIALS;
+        if !(is_personal && opens) {
+            headers.append(name, value);
+        }
     }
     // An answer for one person is not a shared cache's to keep, unless the app says so itself (security.md PX-20).
-    if way.who.is_some() {
-        let headers = response.headers_mut();
-        if !headers.contains_key(header::CACHE_CONTROL) && !headers.contains_key(header::EXPIRES) {
-            headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("private"));
-        }
-        // Only a listed origin may read what was made for a session; it is allowed afterwards.
-        headers.remove(header::ACCESS_CONTROL_ALLOW_ORIGIN);
-        headers.remove(header::ACCESS_CONTROL_ALLOW_CREDENTIALS);
+    if is_personal && !says_who_keeps_it {
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("private"));
     }
-    response.extensions_mut().insert(FromApp);
+    outer::mark(way.request, Whose::Apps);
     response
 }
 

@@ -6,13 +6,15 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
+use actix_web::HttpRequest;
 use actix_web::body::{BodySize, BoxBody, MessageBody};
 use actix_web::dev::Payload;
 use actix_web::error::PayloadError;
 use actix_web::http::header::TRANSFER_ENCODING;
-use actix_web::{HttpMessage as _, HttpRequest};
 use bytes::Bytes;
 use futures_util::Stream;
+
+use super::outer;
 
 /// The body of a request, held until its answer is over.
 pub struct Unread {
@@ -36,7 +38,7 @@ pub fn shared(request: &HttpRequest, payload: Payload) -> Payload {
         return payload;
     }
     let shared = Shared(Rc::new(RefCell::new(payload)));
-    request.extensions_mut().insert(Unread { _held: shared.clone() });
+    outer::hold(request, Unread { _held: shared.clone() });
     Payload::Stream { payload: Box::pin(shared) }
 }
 

@@ -209,7 +209,7 @@ async fn lg_09_a_panic_in_a_handler_is_a_500_and_the_process_lives_on() {
             .wrap(from_fn(doorward::web::layer))
             .app_data(web::Data::new(door))
             .route("/auth/boom", web::get().to(|| async { boom() }))
-            .route("/fine", web::get().to(HttpResponse::Ok)),
+            .route("/auth/fine", web::get().to(HttpResponse::Ok)),
     )
     .await;
     for (accept, kind) in [("text/html", "text/html"), ("application/json", "application/problem+json")] {
@@ -227,7 +227,8 @@ async fn lg_09_a_panic_in_a_handler_is_a_500_and_the_process_lives_on() {
         let text = String::from_utf8(body.to_vec()).unwrap();
         assert!(text.contains("internal") && !text.contains("canary"), "{text}");
     }
-    let request = test::TestRequest::get().uri("/fine").insert_header(("host", host_of(&house))).to_request();
+    let request =
+        test::TestRequest::get().uri("/auth/fine").insert_header(("host", host_of(&house))).to_request();
     assert_eq!(test::call_service(&service, request).await.status(), 200);
 }
 

@@ -146,7 +146,7 @@ async fn rigged(house: &TestHouse) -> Rigged {
                     .wrap(from_fn(doorward::web::layer))
                     .app_data(web::Data::new(doorward::web::Door::new(Arc::clone(&app), &[7; 64], false)))
                     .route("/auth/boom", web::get().to(|| async { boom().await }))
-                    .route("/fine", web::get().to(HttpResponse::Ok))
+                    .route("/auth/fine", web::get().to(HttpResponse::Ok))
             })
             .workers(2)
             .disable_signals()
@@ -184,7 +184,7 @@ async fn lg_09_panics_under_load_are_500s_and_nobody_else_notices() {
     };
     let mut others = JoinSet::new();
     for _ in 0..8 {
-        let (over, served, fine) = (Arc::clone(&over), Arc::clone(&served), ask("/fine"));
+        let (over, served, fine) = (Arc::clone(&over), Arc::clone(&served), ask("/auth/fine"));
         others.spawn(async move {
             while !over.load(Ordering::SeqCst) {
                 assert_eq!(fine().await.0, 200);
@@ -202,7 +202,7 @@ async fn lg_09_panics_under_load_are_500s_and_nobody_else_notices() {
     over.store(true, Ordering::SeqCst);
     others.join_all().await;
     assert!(served.load(Ordering::SeqCst) > 20, "{served:?} served beside 200 panics");
-    assert_eq!(ask("/fine")().await.0, 200);
+    assert_eq!(ask("/auth/fine")().await.0, 200);
     let metrics = Browser::new(&house.operations).get("/metrics").await.text();
     let told = metrics.lines().any(|line| {
         line.starts_with("doorward_http_requests_total") && line.contains("500") && line.ends_with(" 200")

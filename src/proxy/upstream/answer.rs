@@ -193,6 +193,11 @@ fn handed_on(head: &Bytes, fields: &[httparse::Header<'_>], nominated: &[&str]) 
     let odd = Fault::Broken("a field of its head is malformed");
     let mut kept = Vec::with_capacity(fields.len());
     for field in fields {
+        // Nearly every answer has these, and they never go on.
+        let is = |name: &str| field.name.eq_ignore_ascii_case(name);
+        if is("content-length") || is("connection") {
+            continue;
+        }
         let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| odd.clone())?;
         let is_nominated = nominated.iter().any(|word| word.eq_ignore_ascii_case(field.name));
         if is_nominated || headers::stays_behind(name.as_str(), field.value) {

@@ -125,8 +125,12 @@ impl Connection {
 
     /// Starts the clock anew.
     pub fn wind(&mut self, patience: Duration) {
-        let end = Instant::now().checked_add(patience).unwrap_or_else(Instant::now);
-        self.timer.as_mut().reset(end);
+        self.wind_at(Instant::now(), patience);
+    }
+
+    /// Starts the clock at a moment that was read just now.
+    pub fn wind_at(&mut self, now: Instant, patience: Duration) {
+        self.timer.as_mut().reset(now.checked_add(patience).unwrap_or(now));
     }
 
     /// Whether the clock ran out; else wakes the task when it does.

@@ -4,6 +4,8 @@ use std::future::poll_fn;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use super::Fault;
 use super::answer::{self, Answer, Expected};
 use super::connection::Connection;
@@ -35,12 +37,12 @@ impl Exchange {
         Self { connection, upload, expected, patience, is_sent: false }
     }
 
-    /// Sends the request and waits for the head of the answer. Dropped, it closes the connection.
+    /// Sends the request and waits, from now on, for the head of the answer. Dropped, it closes the connection.
     ///
     /// # Errors
     /// As [`Fault`].
-    pub async fn run(&mut self) -> Result<Answer, Fault> {
-        self.connection.wind(self.patience);
+    pub async fn run(&mut self, now: Instant) -> Result<Answer, Fault> {
+        self.connection.wind_at(now, self.patience);
         let mut waits_for_visitor = false;
         poll_fn(|cx| self.poll(cx, &mut waits_for_visitor)).await
     }

@@ -17,6 +17,7 @@ mod pool;
 mod upload;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 pub use self::answer::{Answer, Expected, Fields, Framing};
 pub use self::connection::Connection;
@@ -66,7 +67,7 @@ pub struct Upstream {
 #[derive(Debug)]
 enum Kind {
     Demo,
-    Origins { origins: Vec<Arc<Origin>>, health_path: Option<String>, turn: std::sync::atomic::AtomicUsize },
+    Origins { origins: Vec<Arc<Origin>>, health_path: Option<String>, turn: AtomicUsize },
 }
 
 impl Upstreams {
@@ -114,7 +115,7 @@ impl Upstream {
         let kind = Kind::Origins {
             origins: origins?,
             health_path: configured.health_path.clone(),
-            turn: std::sync::atomic::AtomicUsize::new(0),
+            turn: AtomicUsize::new(0),
         };
         Ok(Self { id: configured.id.clone(), kind })
     }
@@ -126,16 +127,22 @@ impl Upstream {
     }
 
     /// Every address in the order in which to try them: the well ones in turn, then the others, which may have recovered.
-    #[must_use]
-    pub fn in_turn(&self) -> Vec<&Arc<Origin>> {
-        let Kind::Origins { origins, turn, .. } = &self.kind else { return Vec::new() };
-        if let [only] = origins.as_slice() {
-            return vec![only];
-        }
-        let first = turn.fetch_add(1, std::sync::atomic::Ordering::Relaxed) % origins.len().max(1);
-        let (tail, head) = origins.split_at_checked(first).unwrap_or((origins, &[]));
-        let (mut well, ill): (Vec<_>, Vec<_>) = head.iter().chain(tail).partition(|origin| origin.is_well());
-        well.extend(ill);
-        well
+    pub fn in_turn(&self) -> impl Iterator<Item = &Arc<Origin>> {
+        let (only, all) = match &self.kind {
+            Kind::Demo => (None, Vec::new()),
+            Kind::Origins { origins, turn, .. } => match origins.as_slice() {
+                [only] => (Some(only), Vec::new()),
+                origins => (None, by_health(origins, turn)),
+            },
+        };
+        only.into_iter().chain(all)
     }
+}
+
+fn by_health<'o>(origins: &'o [Arc<Origin>], turn: &AtomicUsize) -> Vec<&'o Arc<Origin>> {
+    let first = turn.fetch_add(1, Ordering::Relaxed) % origins.len().max(1);
+    let (tail, head) = origins.split_at_checked(first).unwrap_or((origins, &[]));
+    let (mut well, ill): (Vec<_>, Vec<_>) = head.iter().chain(tail).partition(|origin| origin.is_well());
+    well.extend(ill);
+    well
 }

@@ -3,7 +3,9 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use super::connection::Connection;
 use super::origin::Origin;
@@ -36,15 +38,16 @@ impl Pool {
 
     /// A kept connection that is still open; `may_repeat` when the request could be sent again, should the app close it this very moment.
     #[must_use]
-    pub fn take(&self, origin: &Arc<Origin>, may_repeat: bool) -> Option<Box<Connection>> {
+    pub fn take(&self, origin: &Arc<Origin>, may_repeat: bool, now: Instant) -> Option<Box<Connection>> {
         let mut all = self.shelves.borrow_mut();
         let place = all.iter_mut().find(|place| Arc::ptr_eq(&place.origin, origin))?;
         let life = if may_repeat { KEPT_FOR } else { FRESH_FOR };
         while let Some((mut connection, since)) = place.kept.pop() {
-            if since.elapsed() > life {
+            if now.saturating_duration_since(since) > life {
                 // All others lie here for even longer.
-                place.kept.retain(|(_, since)| since.elapsed() <= KEPT_FOR);
-                if since.elapsed() <= KEPT_FOR {
+                let is_good = |since: &Instant| now.saturating_duration_since(*since) <= KEPT_FOR;
+                place.kept.retain(|(_, since)| is_good(since));
+                if is_good(&since) {
                     place.kept.push((connection, since));
                 }
                 return None;

@@ -1,11 +1,13 @@
 //! What a request through the gateway costs beside nginx's bare `proxy_pass`: `cargo bench --bench gateway`. How it measures stands in
 //! `docs/PERFORMANCE.md`.
 //!
-//! Owns: the release binary and nginx in turns on one core, the same app behind both, 64 connections, and the gates; status 1 when one is missed.
+//! Owns: the release binary, nginx, and a bare gateway of the same make in turns on one core, the same app behind all, 64 connections, and the gates;
+//! status 1 when one is missed.
 //! Never does: count its own processor time, or the app's, as the gateway's.
 //!
 //! `cargo bench --bench gateway -- requests forward large sockets` runs parts; `-- --test` checks that it starts, and ends at once.
 
+mod bare;
 mod crowd;
 #[expect(dead_code, reason = "memory is measured by the other benchmark")]
 #[path = "../login/door.rs"]
@@ -23,6 +25,7 @@ use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::process::{Command, ExitCode};
 
+use self::bare::Bare;
 use self::door::{Door, cpu_ms, free_address};
 use self::nginx::Nginx;
 use self::report::{Gate, Report, median};
@@ -62,9 +65,16 @@ const SESSIONS_WARM_UP: usize = 4 * crowd::IN_USE;
 /// At least 0.8 of nginx's throughput is at most 1.25 of its time.
 const LARGE_TIME: Gate = Gate(1.25);
 
-#[tokio::main(flavor = "current_thread")]
-async fn main() -> ExitCode {
+fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
+    match words.split_first() {
+        Some((first, rest)) if first == bare::WORD => bare::be(rest),
+        _ => measure(&words),
+    }
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn measure(words: &[String]) -> ExitCode {
     if words.iter().any(|word| word == "--test") {
         println!("gateway: ok, it starts; measured is by `cargo bench --bench gateway` alone");
         return ExitCode::SUCCESS;
@@ -86,8 +96,10 @@ struct Stand {
     _app: Nginx,
     nginx: Nginx,
     door: Door,
+    bare: Bare,
     public: SocketAddr,
-    bare: SocketAddr,
+    nginx_at: SocketAddr,
+    bare_at: SocketAddr,
     cookie: String,
     /// Of the crowd, where there is one.
     cookies: Vec<String>,
@@ -98,9 +110,10 @@ impl Stand {
     async fn open(crowded: bool) -> Outcome<Self> {
         let mut cookies = Vec::new();
         let folder = tempfile::tempdir()?;
-        let (app, bare, public) = (free_address()?, free_address()?, free_address()?);
+        let (app, nginx_at, public, bare_at) =
+            (free_address()?, free_address()?, free_address()?, free_address()?);
         let served = Nginx::app(&folder.path().join("app"), app, LARGE)?;
-        let nginx = Nginx::proxy(&folder.path().join("proxy"), bare, app)?;
+        let nginx = Nginx::proxy(&folder.path().join("proxy"), nginx_at, app)?;
         let house = folder.path().join("house");
         std::fs::create_dir(&house)?;
         std::fs::write(house.join("config.toml"), configuration(app))?;
@@ -113,8 +126,20 @@ impl Stand {
         pin(std::process::id(), "1-64")?;
         pin(nginx.id(), "0")?;
         pin(served.id(), "1-64")?;
+        let bare = Bare::start(bare_at, app)?;
         let cookie = sign_in::as_alice(public).await?;
-        Ok(Self { _app: served, nginx, door, public, bare, cookie, cookies, _folder: folder })
+        Ok(Self {
+            _app: served,
+            nginx,
+            door,
+            bare,
+            public,
+            nginx_at,
+            bare_at,
+            cookie,
+            cookies,
+            _folder: folder,
+        })
     }
 }
 
@@ -181,11 +206,13 @@ async fn requests(report: &mut Report, stand: &Stand) -> Outcome<()> {
     );
     let cookie = format!("cookie: {}\r\n", stand.cookie);
     let (mut bare, mut open, mut guarded, mut late) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-    let (mut ratio_open, mut ratio_guarded) = (Vec::new(), Vec::new());
+    let (mut ratio_open, mut ratio_guarded, mut floor) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
-        let nginx = round(stand.nginx.id(), stand.bare, "/pub/x", "").await?;
+        let nginx = round(stand.nginx.id(), stand.nginx_at, "/pub/x", "").await?;
+        let bare_us = round(stand.bare.id(), stand.bare_at, "/pub/x", "").await?.cpu_us;
         let public = round(stand.door.id(), stand.public, "/pub/x", "").await?;
         let signed_in = round(stand.door.id(), stand.public, "/in/x", &cookie).await?;
+        floor.push(bare_us / nginx.cpu_us);
         ratio_open.push(public.cpu_us / nginx.cpu_us);
         ratio_guarded.push(signed_in.cpu_us / nginx.cpu_us);
         late.push(signed_in.p99_us - nginx.p99_us);
@@ -197,6 +224,7 @@ async fn requests(report: &mut Report, stand: &Stand) -> Outcome<()> {
     report.tell("Doorward, public route", median(&mut open), "µs");
     report.tell("Doorward, signed in", median(&mut guarded), "µs");
     report.tell("p99 added by Doorward, signed in, 64 at once", median(&mut late), "µs");
+    report.tell("the same server and client, and nothing else", median(&mut floor), "× nginx");
     report.hold("public route", median(&mut ratio_open), "× nginx", PROXIED);
     report.hold("signed in", median(&mut ratio_guarded), "× nginx", PROXIED);
     Ok(())
@@ -246,7 +274,7 @@ async fn large(report: &mut Report, stand: &Stand) -> Outcome<()> {
     for (what, path, upload) in [("download", "/pub/large", false), ("upload", "/pub/upload", true)] {
         let (mut ratios, mut seconds) = (Vec::new(), Vec::new());
         for _ in 0..ROUNDS {
-            let nginx = drive::large(stand.bare, path, upload, (LARGE, LARGE_TIMES)).await?;
+            let nginx = drive::large(stand.nginx_at, path, upload, (LARGE, LARGE_TIMES)).await?;
             let door = drive::large(stand.public, path, upload, (LARGE, LARGE_TIMES)).await?;
             ratios.push(door / nginx);
             seconds.push(door);

@@ -57,19 +57,25 @@ impl Nginx {
             .spawn()
             .map_err(|error| format!("nginx was not started: {error}; scripts/test --install"))?;
         let nginx = Self { process };
-        let deadline = Instant::now() + START_WITHIN;
-        while std::net::TcpStream::connect(listen).is_err() {
-            if Instant::now() > deadline {
-                return Err(format!("nginx does not listen on {listen}").into());
-            }
-            std::thread::sleep(Duration::from_millis(5));
-        }
+        wait_for(listen)?;
         Ok(nginx)
     }
 
     pub fn id(&self) -> u32 {
         self.process.id()
     }
+}
+
+/// Until somebody listens there.
+pub fn wait_for(listen: SocketAddr) -> Outcome<()> {
+    let deadline = Instant::now() + START_WITHIN;
+    while std::net::TcpStream::connect(listen).is_err() {
+        if Instant::now() > deadline {
+            return Err(format!("nobody listens on {listen}").into());
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    Ok(())
 }
 
 impl Drop for Nginx {

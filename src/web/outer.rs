@@ -149,6 +149,7 @@ async fn pass(
             match problem {
                 // The inner answer may carry cookies that must be taken away; they stay.
                 Some(problem) => {
+                    mark(response.request(), Whose::Ours);
                     let kept = response.headers().clone();
                     response.into_response(with_headers(finish_problem(&door, &seen, &problem), &kept))
                 }

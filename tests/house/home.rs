@@ -1,5 +1,6 @@
 //! The house itself: the real server on free ports, a real database, and a clock that the test turns.
 
+use std::cell::Cell;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -55,8 +56,29 @@ impl TestClock {
     }
 }
 
+thread_local! {
+    static BROKEN: Cell<bool> = const { Cell::new(false) };
+}
+
+/// While it lives, whoever asks a clock of these on this thread panics: a fault in the midst of our own code.
+pub struct BrokenClock;
+
+impl BrokenClock {
+    pub fn here() -> Self {
+        BROKEN.set(true);
+        Self
+    }
+}
+
+impl Drop for BrokenClock {
+    fn drop(&mut self) {
+        BROKEN.set(false);
+    }
+}
+
 impl Clock for TestClock {
     fn now_ms(&self) -> i64 {
+        assert!(!BROKEN.get(), "canary in a panic");
         match self.stands_at_ms.load(Ordering::SeqCst) {
             RUNS => SystemClock.now_ms() + self.ahead_ms.load(Ordering::SeqCst),
             at => at,

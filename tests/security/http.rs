@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use crate::house::browser::raw;
-use crate::house::home::TestHouse;
+use crate::house::home::{BrokenClock, TestHouse};
 
 /// The status of each answer on the connection, in order, and all that came.
 async fn ask(address: SocketAddr, bytes: impl Into<Vec<u8>>) -> (Vec<u16>, String) {
@@ -227,6 +227,12 @@ async fn lg_09_a_panic_in_a_handler_is_a_500_and_the_process_lives_on() {
         let text = String::from_utf8(body.to_vec()).unwrap();
         assert!(text.contains("internal") && !text.contains("canary"), "{text}");
     }
+    // What is not ours is answered without any routing, and no less safely.
+    let request = test::TestRequest::get().uri("/").insert_header(("host", host_of(&house))).to_request();
+    let broken = BrokenClock::here();
+    let error = test::try_call_service(&service, request).await.err();
+    drop(broken);
+    assert_eq!(error.expect("an error that is an answer").error_response().status(), 500);
     let request =
         test::TestRequest::get().uri("/auth/fine").insert_header(("host", host_of(&house))).to_request();
     assert_eq!(test::call_service(&service, request).await.status(), 200);

@@ -53,7 +53,7 @@ pub async fn forward(
     let mut unreachable = Fault::Unreachable("no address is configured".to_owned());
     for origin in upstream.in_turn() {
         loop {
-            // One look at the clock for both: such looks are a tenth of what is done here for a small request.
+            // Read once for the pool and for the patience: a small request is over so soon that each reading tells.
             let mut now = Instant::now();
             let mut connection = match pool.take(origin, may_repeat, now) {
                 Some(connection) => connection,

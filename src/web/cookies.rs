@@ -149,22 +149,20 @@ impl Cookies {
     #[must_use]
     pub fn session<'h>(&self, headers: &'h HeaderMap) -> SessionCookie<'h> {
         let name = self.name();
-        let mut found = SessionCookie::Absent;
-        for field in headers.get_all(COOKIE) {
-            for piece in pieces(field.as_bytes()) {
-                // Most cookies are others', and need not be read to the end.
-                if !piece.trim_ascii_start().starts_with(name.as_bytes()) {
-                    continue;
-                }
-                found = match (pair(piece).filter(|(own, _)| *own == name), found) {
-                    (None, found) => found,
-                    (Some((_, value)), SessionCookie::Absent) => SessionCookie::One(value),
-                    // Two cookies of one name: one was planted from elsewhere, and nobody can say which (RFC 6265bis 8.6).
-                    (Some(_), _) => return SessionCookie::Doubled,
-                };
-            }
+        let mut found = headers
+            .get_all(COOKIE)
+            .flat_map(|field| pieces(field.as_bytes()))
+            // Most cookies are others', and need not be read to the end.
+            .filter(|piece| piece.trim_ascii_start().starts_with(name.as_bytes()))
+            .filter_map(pair)
+            .filter(|(own, _)| *own == name)
+            .map(|(_, value)| value);
+        match (found.next(), found.next()) {
+            (None, _) => SessionCookie::Absent,
+            (Some(value), None) => SessionCookie::One(value),
+            // Two cookies of one name: one was planted from elsewhere, and nobody can say which (RFC 6265bis 8.6).
+            (Some(_), Some(_)) => SessionCookie::Doubled,
         }
-        found
     }
 
     /// A `Cookie` header of what the readers above see and nothing else; without the session when that is doubled. Other parsers read

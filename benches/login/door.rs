@@ -50,6 +50,13 @@ impl Door {
         self.process.id()
     }
 
+    /// Asks it to finish what is under way (`SIGTERM`), and waits for its end.
+    pub fn finish(&mut self) -> Outcome<()> {
+        let asked = Command::new("kill").arg(self.id().to_string()).status()?;
+        let ended = if asked.success() { self.process.wait()? } else { asked };
+        if ended.success() { Ok(()) } else { Err(format!("Doorward did not end well: {ended}").into()) }
+    }
+
     /// Processor time of all its threads so far, user and system, in ms.
     pub fn cpu_ms(&self) -> Outcome<f64> {
         cpu_ms(self.id())
@@ -84,9 +91,11 @@ impl Drop for Door {
     }
 }
 
-/// What is measured. Another binary may take its place, to compare two versions in the same hour.
+/// What is measured. Another binary may take its place, to compare two versions in the same hour; its path counts from where the driver was
+/// started, not from the folder in which it will run.
 pub fn program() -> OsString {
-    std::env::var_os("DOORWARD_BINARY").unwrap_or_else(|| env!("CARGO_BIN_EXE_doorward").into())
+    let named = std::env::var_os("DOORWARD_BINARY").unwrap_or_else(|| env!("CARGO_BIN_EXE_doorward").into());
+    std::path::absolute(&named).map_or(named, Into::into)
 }
 
 /// Processor time of a process and all its threads so far, user and system, in ms.

@@ -119,7 +119,8 @@ async fn ck_06_a_good_key_under_another_signature_is_nobody_however_often_the_ri
     {
         assert_eq!(ask(other).await, 200);
     }
-    assert_eq!(ask(format!("{signature}{}{key}", &spelled[..2])).await, 401);
+    // With what follows, this spells one byte instead of two, or stays what it is: one too many.
+    assert_eq!(ask(format!("{signature}%{key}")).await, 401);
     assert_eq!(ask(good).await, 200);
 }
 
